@@ -1,0 +1,13 @@
+//! t3-prober: can each user log in to their own t3 right now, can their data be brought back, and is this new t3
+//! build safe to give them?
+
+use std::process::ExitCode;
+
+mod cli;
+mod outcome;
+mod sim;
+mod t3;
+
+fn main() -> ExitCode {
+    cli::run()
+}

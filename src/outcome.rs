@@ -1,0 +1,436 @@
+//! The vocabulary: every closed set of words, and what a probe returns.
+//! One word per variant; that word is the metric label, the JSON field, the log field, the history column and the
+//! text on the page. Free text is `detail`: it is never a label.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// Declares a closed set: the enum, its words, and every way a word is written or read.
+macro_rules! words {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word that stands for this variant everywhere.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// What the word means, in one sentence for a person.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start()),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = UnknownWord;
+            fn from_str(word: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == word).ok_or_else(|| UnknownWord {
+                    set: stringify!($name),
+                    word: word.to_owned(),
+                })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl prometheus_client::encoding::EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder) -> fmt::Result {
+                prometheus_client::encoding::EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        }
+    };
+}
+
+/// A word that is in none of the sets; it comes from a file or a database that another version wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown {set} '{word}'")]
+pub struct UnknownWord {
+    set: &'static str,
+    word: String,
+}
+
+words! {
+    /// The kinds of probe, cheapest first.
+    pub enum Kind {
+        /// Every few seconds: nothing started, nothing consumed.
+        Pulse = "pulse",
+        /// The whole login, as a user would do it.
+        Handshake = "handshake",
+        /// The database, read-only.
+        State = "state",
+        /// A warm request through the dispatch proxy.
+        Front = "front",
+    }
+}
+
+words! {
+    /// What a probe, a login or a rehearsal does, one step at a time.
+    pub enum Step {
+        /// The instance answers the session call with JSON.
+        Reach = "reach",
+        /// The exchange endpoint refuses a credential that cannot exist.
+        Contract = "contract",
+        /// The instance says which version it runs.
+        Version = "version",
+        /// A pairing credential is made.
+        Mint = "mint",
+        /// The credential is exchanged for a session cookie.
+        Exchange = "exchange",
+        /// The instance takes the cookie for a live session.
+        Session = "session",
+        /// The app's own first call works with the cookie.
+        App = "app",
+        /// A WebSocket opens and answers.
+        Socket = "socket",
+        /// The probe's session is ended again.
+        Revoke = "revoke",
+        /// The database is read.
+        Database = "database",
+        /// The dispatch proxy lets the user through to their own instance.
+        Front = "front",
+    }
+}
+
+words! {
+    /// Why a step failed.
+    pub enum Reason {
+        /// Nothing listens on the port.
+        Refused = "refused",
+        /// The connection was accepted or the process started, and no answer came in time.
+        Timeout = "timeout",
+        /// The connection ended in the middle of the answer.
+        Closed = "closed",
+        /// The answer is not HTTP, or not the shape the contract names.
+        Malformed = "malformed",
+        /// HTML came where JSON is due: the endpoint does not exist in this build.
+        Html = "html",
+        /// The answer is larger than any healthy one.
+        TooLarge = "too_large",
+        /// A status the contract does not name for this call.
+        Status = "status",
+        /// The exchange endpoint is not there: another generation of t3 than expected, or a new contract.
+        NotFound = "not_found",
+        /// The instance cannot use its authentication tables; nobody can log in.
+        AuthStore = "auth_store",
+        /// The database has been migrated past the running version.
+        SchemaAhead = "schema_ahead",
+        /// The database is older than the running version needs.
+        SchemaBehind = "schema_behind",
+        /// The database carries a migration under a name that no known t3 gives it.
+        SchemaForeign = "schema_foreign",
+        /// Another process holds the database's write lock.
+        Locked = "locked",
+        /// The port belongs to another user's process; no secret was sent to it.
+        WrongOwner = "wrong_owner",
+        /// Something answered that is not the instance of this base directory.
+        WrongInstance = "wrong_instance",
+        /// The administrative session is gone and could not be renewed.
+        KeeperLost = "keeper_lost",
+        /// The schema level moved while our own t3 command ran.
+        MigratedByUs = "migrated_by_us",
+        /// The t3 command could not be started.
+        CliMissing = "cli_missing",
+        /// The t3 command ended with an error.
+        CliFailed = "cli_failed",
+        /// The t3 command printed something that is not its documented answer.
+        CliGarbage = "cli_garbage",
+        /// The helper refused or could not be reached.
+        Helper = "helper",
+        /// A fresh credential or a good cookie was refused.
+        Unauthorized = "unauthorized",
+        /// The session may not do what its grant allows.
+        Forbidden = "forbidden",
+        /// The exchange succeeded without a session cookie.
+        NoCookie = "no_cookie",
+        /// The session cookie has another name than the instance announces.
+        CookieName = "cookie_name",
+        /// The session cookie lacks an attribute that protects it.
+        CookieAttributes = "cookie_attributes",
+        /// The instance does not recognise the session it has just issued.
+        NotAuthenticated = "not_authenticated",
+        /// The WebSocket upgrade was answered with something else than 101.
+        NotUpgraded = "not_upgraded",
+        /// The WebSocket opened and did not answer.
+        NoAnswer = "no_answer",
+        /// The call over the WebSocket was answered with an error.
+        RpcError = "rpc_error",
+        /// A redirect came where the page itself is due.
+        Redirected = "redirected",
+        /// The dispatch proxy paired a request that already had a session.
+        PairedAgain = "paired_again",
+        /// The dispatch proxy does not know the identity.
+        UnknownIdentity = "unknown_identity",
+        /// A file is missing or may not be read.
+        Unreadable = "unreadable",
+        /// A database file is damaged.
+        Corrupt = "corrupt",
+        /// Rows that must never go were fewer than before.
+        HistoryShrank = "history_shrank",
+        /// The probe itself broke; this is a defect of t3-prober.
+        Panicked = "panicked",
+    }
+}
+
+words! {
+    /// Why a step was not done. A skip is never a success and never a failure.
+    pub enum Skip {
+        /// The listener is younger than the time t3 takes to start.
+        Starting = "starting",
+        /// The supervisor says that the instance was stopped on purpose.
+        NotRunning = "not_running",
+        /// No t3 command of the running version is installed; another one would migrate the database.
+        VersionSkew = "version_skew",
+        /// The running version is not known, so no t3 command may run.
+        VersionUnknown = "version_unknown",
+        /// An earlier step did not succeed.
+        EarlierStep = "earlier_step",
+        /// A real user logged in a moment ago: the same evidence.
+        RecentLogin = "recent_login",
+        /// The part that would do this is not configured.
+        NotConfigured = "not_configured",
+        /// The probe of this user is already under way.
+        Busy = "busy",
+    }
+}
+
+words! {
+    /// Which exchange endpoint answered.
+    pub enum Endpoint {
+        /// `POST /api/auth/bootstrap`, before 0.0.26.
+        Bootstrap = "bootstrap",
+        /// `POST /api/auth/browser-session`, from 0.0.26.
+        BrowserSession = "browser_session",
+    }
+}
+
+words! {
+    /// What made a probe run.
+    pub enum Trigger {
+        /// Its interval came round.
+        Schedule = "schedule",
+        /// The program, or the user's place in the inventory, is new.
+        Start = "start",
+        /// The running version, the listening socket or the schema changed.
+        Change = "change",
+        /// The pulse failed.
+        PulseFailed = "pulse_failed",
+        /// Somebody asked for it.
+        Demand = "demand",
+    }
+}
+
+words! {
+    /// How a step or a probe ended, without the reason.
+    pub enum Ended {
+        /// Every step that was due succeeded.
+        Ok = "ok",
+        /// A step failed.
+        Failed = "failed",
+        /// Nothing failed, and something that was due could not be done.
+        Skipped = "skipped",
+    }
+}
+
+/// How a step or a whole probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Ok,
+    Failed(Reason),
+    Skipped(Skip),
+}
+
+impl Outcome {
+    pub fn ended(self) -> Ended {
+        match self {
+            Self::Ok => Ended::Ok,
+            Self::Failed(_) => Ended::Failed,
+            Self::Skipped(_) => Ended::Skipped,
+        }
+    }
+
+    pub fn is_ok(self) -> bool {
+        self == Self::Ok
+    }
+
+    /// The reason's word, where there is one.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Ok => None,
+            Self::Failed(reason) => Some(reason.as_str()),
+            Self::Skipped(skip) => Some(skip.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// `ok`, `failed(auth_store)`, `skipped(starting)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason() {
+            None => f.pad(self.ended().as_str()),
+            Some(reason) => f.pad(&format!("{}({reason})", self.ended())),
+        }
+    }
+}
+
+/// A failed call: the word for machines and a sentence for people.
+///
+/// `detail` says what was being done and what came instead; it never holds a credential, cookie or token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail} [{reason}]")]
+pub struct Failure {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+impl Failure {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// One step of a probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepResult {
+    pub step: Step,
+    pub outcome: Outcome,
+    pub duration: Duration,
+    /// For people: what exactly happened. Absent where `ok` says it all.
+    pub detail: Option<String>,
+}
+
+/// What a probe learned about the instance on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `serverVersion` of the descriptor.
+    pub version: Option<String>,
+    /// The session cookie's name as the instance announces it.
+    pub cookie: Option<String>,
+    /// The exchange endpoint that answered.
+    pub endpoint: Option<Endpoint>,
+    /// CPU time of each t3 command this probe started, by verb.
+    pub cli_cpu: Vec<(&'static str, Duration)>,
+    /// Sessions of earlier probes that could still not be revoked.
+    pub sessions_left: Option<u64>,
+}
+
+/// One probe of one user, from its first step to its last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    pub user: String,
+    pub kind: Kind,
+    pub trigger: Trigger,
+    pub started: SystemTime,
+    pub duration: Duration,
+    pub steps: Vec<StepResult>,
+    pub facts: Facts,
+    /// The W3C trace id the probe's requests carried, 32 hex digits.
+    pub trace_id: String,
+}
+
+impl Run {
+    /// The first failure; else, where something due was not done, the first skip; else ok.
+    pub fn outcome(&self) -> Outcome {
+        let first = |wanted: Ended| self.steps.iter().map(|step| step.outcome).find(|o| o.ended() == wanted);
+        first(Ended::Failed).or_else(|| first(Ended::Skipped)).unwrap_or(Outcome::Ok)
+    }
+
+    /// The step that decided the outcome; `None` when all is well.
+    pub fn decided_by(&self) -> Option<&StepResult> {
+        let outcome = self.outcome();
+        (!outcome.is_ok()).then(|| self.steps.iter().find(|step| step.outcome == outcome)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: Step, outcome: Outcome) -> StepResult {
+        StepResult { step, outcome, duration: Duration::from_millis(1), detail: None }
+    }
+
+    fn run(steps: Vec<StepResult>) -> Run {
+        Run {
+            user: "ann".to_owned(),
+            kind: Kind::Handshake,
+            trigger: Trigger::Schedule,
+            started: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(2),
+            steps,
+            facts: Facts::default(),
+            trace_id: "0".repeat(32),
+        }
+    }
+
+    #[test]
+    fn every_word_is_unique_in_its_set_and_reads_back() {
+        fn check<T: Copy + PartialEq + fmt::Debug + std::str::FromStr>(
+            all: &[T],
+            word: fn(T) -> &'static str,
+        ) {
+            let mut words: Vec<_> = all.iter().map(|value| word(*value)).collect();
+            for value in all {
+                assert_eq!(word(*value).parse::<T>().ok(), Some(*value));
+            }
+            words.sort_unstable();
+            words.dedup();
+            assert_eq!(words.len(), all.len());
+        }
+        check(Kind::ALL, Kind::as_str);
+        check(Step::ALL, Step::as_str);
+        check(Reason::ALL, Reason::as_str);
+        check(Skip::ALL, Skip::as_str);
+        check(Endpoint::ALL, Endpoint::as_str);
+        check(Trigger::ALL, Trigger::as_str);
+        check(Ended::ALL, Ended::as_str);
+    }
+
+    #[test]
+    fn a_word_from_another_version_is_an_error_that_names_the_set() {
+        let error = "teapot".parse::<Reason>().expect_err("no such reason");
+        assert_eq!(error.to_string(), "unknown Reason 'teapot'");
+    }
+
+    #[test]
+    fn a_failure_decides_the_outcome_even_after_a_skip() {
+        let run = run(vec![
+            step(Step::Mint, Outcome::Skipped(Skip::VersionSkew)),
+            step(Step::Revoke, Outcome::Failed(Reason::Locked)),
+        ]);
+        assert_eq!(run.outcome(), Outcome::Failed(Reason::Locked));
+        assert_eq!(run.decided_by().map(|step| step.step), Some(Step::Revoke));
+        assert_eq!(run.outcome().to_string(), "failed(locked)");
+    }
+
+    #[test]
+    fn a_skip_is_never_ok() {
+        let run = run(vec![
+            step(Step::Reach, Outcome::Ok),
+            step(Step::Mint, Outcome::Skipped(Skip::VersionUnknown)),
+        ]);
+        assert_eq!(run.outcome().ended(), Ended::Skipped);
+    }
+}

@@ -1,0 +1,1 @@
+//! All integration suites, one binary. Each suite drives the real program.
