@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 mod cli;
+mod inventory;
 mod outcome;
 mod sim;
 mod t3;
