@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod cli;
 mod inventory;
 mod outcome;
+mod probe;
 mod sim;
 mod t3;
 

@@ -311,6 +311,35 @@ impl Failure {
     }
 }
 
+/// Why a step has no result: it failed, or it was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error("{detail} [{skip}]")]
+    Skipped { skip: Skip, detail: String },
+}
+
+impl NotDone {
+    pub fn skipped(skip: Skip, detail: impl Into<String>) -> Self {
+        Self::Skipped { skip, detail: detail.into() }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(failure) => Outcome::Failed(failure.reason),
+            Self::Skipped { skip, .. } => Outcome::Skipped(*skip),
+        }
+    }
+
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Failed(failure) => &failure.detail,
+            Self::Skipped { detail, .. } => detail,
+        }
+    }
+}
+
 /// One step of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepResult {

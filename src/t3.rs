@@ -1,5 +1,78 @@
 //! What t3 does, and nothing else: every fact about t3 that this program relies on is below this module, with the
 //! section of CONTRACT.md (beside these files) that it comes from. It knows nothing of users, schedules or metrics.
 
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub mod cli;
+pub mod descriptor;
+pub mod guard;
+pub mod http;
+pub mod install;
+pub mod keeper;
+pub mod owner;
+pub mod pairing;
 pub mod schema;
+pub mod session;
+pub mod socket;
+pub mod state;
+pub mod trace;
 pub mod version;
+
+/// `[t3]`: where t3's command is found and how credentials are minted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Section {
+    /// The t3 command that the host has on its path, as program and leading arguments. Default `["t3"]`. It is run
+    /// only while an instance runs the very version that the command is.
+    pub command: Vec<String>,
+    /// Builds installed side by side, one directory per version with `bin/t3` below it. Default `/opt/t3`; a
+    /// directory that does not exist means that only `command` can be used.
+    pub installs: PathBuf,
+    /// How the probe and the dispatch obtain a pairing credential. Default `keeper`.
+    pub mint: Mint,
+    /// A command that says whether an instance was stopped on purpose: `{user}` is replaced, the word `inactive` on
+    /// its first line means yes (`systemctl is-active` prints that). Default none: a refused port is always a failure.
+    pub status_command: Vec<String>,
+}
+
+/// `[t3] mint`: how a pairing credential is obtained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mint {
+    /// Through the running server with a kept administrative session: no process is started.
+    Keeper,
+    /// With `t3 auth pairing create`: a whole Node start for each.
+    Cli,
+}
+
+impl Default for Section {
+    fn default() -> Self {
+        Self {
+            command: vec!["t3".to_owned()],
+            installs: PathBuf::from("/opt/t3"),
+            mint: Mint::Keeper,
+            status_command: Vec::new(),
+        }
+    }
+}
+
+/// One running (or stopped) t3 server: where it is reached, where its data lies and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Whose instance this is; a name that is safe as a file name.
+    pub name: String,
+    pub port: u16,
+    /// t3's `--base-dir`.
+    pub base_dir: PathBuf,
+    /// The uid that the listening process must have before any secret is sent to it.
+    pub uid: u32,
+}
+
+impl Instance {
+    /// `userdata/state.sqlite` (CONTRACT §7).
+    pub fn database(&self) -> PathBuf {
+        self.base_dir.join("userdata/state.sqlite")
+    }
+}

@@ -1,0 +1,154 @@
+//! Probes: what is asked of one user's instance, and how the answers become outcomes.
+//! A probe returns a `Run`; it knows neither metrics nor history, and one user's trouble never delays another's probe.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::inventory::Target;
+use crate::outcome::{Facts, Kind, NotDone, Outcome, Run, Skip, Step, StepResult, Trigger};
+use crate::t3::Instance;
+use crate::t3::trace::TraceContext;
+
+pub mod handshake;
+pub mod listeners;
+pub mod prober;
+pub mod pulse;
+pub mod schedule;
+
+/// `[probe]`: how often and how patiently.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Section {
+    /// How often every instance is pulsed. Default 5s.
+    #[serde(with = "humantime_serde")]
+    pub pulse_interval: Duration,
+    /// How long a pulse may take in all, retries included. Default 1500ms; at most 80 % of the interval is used.
+    #[serde(with = "humantime_serde")]
+    pub pulse_timeout: Duration,
+    /// How often every user's whole login is tried. Default 10m. Stretched, visibly, when the logins do not fit.
+    #[serde(with = "humantime_serde")]
+    pub handshake_interval: Duration,
+    /// How long one request of a handshake may take. Default 5s.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long one run of t3's command may take before it is killed. Default 15s.
+    #[serde(with = "humantime_serde")]
+    pub command_timeout: Duration,
+    /// How often the running version is read when nothing suggests that it changed. Default 5m.
+    #[serde(with = "humantime_serde")]
+    pub version_interval: Duration,
+    /// How long after its listening socket appeared an instance counts as starting. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub start_grace: Duration,
+    /// Pulses under way at once. Default 64.
+    pub concurrent_pulses: usize,
+    /// Handshakes under way at once. Default 4; t3's command runs one at a time in any case.
+    pub concurrent_handshakes: usize,
+}
+
+impl Default for Section {
+    fn default() -> Self {
+        Self {
+            pulse_interval: Duration::from_secs(5),
+            pulse_timeout: Duration::from_millis(1500),
+            handshake_interval: Duration::from_secs(600),
+            request_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(15),
+            version_interval: Duration::from_secs(300),
+            start_grace: Duration::from_secs(10),
+            concurrent_pulses: 64,
+            concurrent_handshakes: 4,
+        }
+    }
+}
+
+impl Section {
+    /// A probe never runs into the next one of its kind.
+    pub fn pulse_limit(&self) -> Duration {
+        self.pulse_timeout.min(self.pulse_interval.mul_f64(0.8))
+    }
+}
+
+/// Where a target's t3 is reached, and whose it must be. Everything runs as oneself: the listener must be our own.
+pub fn instance_of(target: &Target) -> Instance {
+    Instance {
+        name: target.user.to_string(),
+        port: target.port.get(),
+        base_dir: target.base_dir.clone(),
+        uid: nix::unistd::geteuid().as_raw(),
+    }
+}
+
+/// A run while it is being made: each step is timed, and a planned step that was never come to is a skip.
+pub struct Steps<'a> {
+    kind: Kind,
+    trigger: Trigger,
+    instance: &'a Instance,
+    plan: &'static [Step],
+    started: SystemTime,
+    clock: Instant,
+    results: Vec<StepResult>,
+    pub facts: Facts,
+}
+
+impl<'a> Steps<'a> {
+    pub fn begin(kind: Kind, trigger: Trigger, instance: &'a Instance, plan: &'static [Step]) -> Self {
+        Self {
+            kind,
+            trigger,
+            instance,
+            plan,
+            started: SystemTime::now(),
+            clock: Instant::now(),
+            results: Vec::with_capacity(plan.len()),
+            facts: Facts::default(),
+        }
+    }
+
+    /// Does one step; `None` when it did not succeed.
+    pub async fn take<T>(&mut self, step: Step, work: impl Future<Output = Result<T, NotDone>>) -> Option<T> {
+        let clock = Instant::now();
+        let result = work.await;
+        let (outcome, detail) = match &result {
+            Ok(_) => (Outcome::Ok, None),
+            Err(why) => (why.outcome(), Some(why.detail().to_owned())),
+        };
+        self.results.push(StepResult { step, outcome, duration: clock.elapsed(), detail });
+        result.ok()
+    }
+
+    /// Whether a step has been done with success.
+    pub fn succeeded(&self, step: Step) -> bool {
+        self.results.iter().any(|result| result.step == step && result.outcome.is_ok())
+    }
+
+    /// The finished run.
+    pub fn end(mut self, trace: &TraceContext) -> Run {
+        let duration = self.clock.elapsed();
+        for step in self.plan {
+            if !self.results.iter().any(|result| result.step == *step) {
+                let outcome = Outcome::Skipped(Skip::EarlierStep);
+                self.results.push(StepResult {
+                    step: *step,
+                    outcome,
+                    duration: Duration::ZERO,
+                    detail: None,
+                });
+            }
+        }
+        self.results.sort_by_key(|result| result.step);
+        Run {
+            user: self.instance.name.clone(),
+            kind: self.kind,
+            trigger: self.trigger,
+            started: self.started,
+            duration,
+            steps: self.results,
+            facts: self.facts,
+            trace_id: trace.trace_id(),
+        }
+    }
+}

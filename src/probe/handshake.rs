@@ -1,0 +1,145 @@
+//! The handshake: the whole login as a user's browser does it, and the probe's session ended again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Section, Steps};
+use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
+use crate::t3::Instance;
+use crate::t3::descriptor;
+use crate::t3::http::Client;
+use crate::t3::keeper::{Keepers, Limits};
+use crate::t3::pairing::{self, Exchanged, SessionCookie};
+use crate::t3::session;
+use crate::t3::socket;
+use crate::t3::trace::TraceContext;
+
+/// What the probe's sessions are called in t3's own list of clients.
+const LABEL: &str = "t3-prober";
+
+/// A session with the probe's label that is older than this belongs to no handshake under way.
+const ABANDONED_AFTER: Duration = Duration::from_secs(120);
+
+/// Sessions of earlier handshakes that still have to be revoked, oldest first; t3 ends them itself after 30 days.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    sessions: VecDeque<String>,
+    /// Whether the instance was asked for sessions that an earlier start of this program left behind.
+    asked: bool,
+}
+
+/// The steps of every handshake; `revoke` comes where there is something to revoke.
+pub const PLAN: &[Step] =
+    &[Step::Version, Step::Mint, Step::Exchange, Step::Session, Step::App, Step::Socket];
+
+/// Logs in and out again.
+pub async fn run(
+    instance: &Instance,
+    keepers: &Keepers,
+    leftovers: &mut Leftovers,
+    section: &Section,
+    trigger: Trigger,
+) -> Run {
+    const PLAN: &[Step] =
+        &[Step::Version, Step::Mint, Step::Exchange, Step::Session, Step::App, Step::Socket];
+    let trace = TraceContext::unsampled();
+    let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
+    let mut login = Login {
+        client: Client::new(instance, &trace),
+        keepers,
+        limits: Limits { request: section.request_timeout, command: section.command_timeout },
+    };
+    // Where it stopped is in the steps.
+    let _ = login.go(&mut steps, leftovers).await;
+    let minted = steps.succeeded(Step::Mint);
+    if !leftovers.sessions.is_empty() || (minted && !leftovers.asked) {
+        steps.take(Step::Revoke, login.revoke(leftovers)).await;
+    }
+    steps.facts.cli_cpu = keepers.guard.cli.take_cpu();
+    steps.facts.sessions_left = Some(leftovers.sessions.len() as u64);
+    steps.end(&trace)
+}
+
+struct Login<'a> {
+    client: Client<'a>,
+    keepers: &'a Keepers,
+    limits: Limits,
+}
+
+impl Login<'_> {
+    /// Version, mint, exchange, session, app, socket; `None` as soon as one does not succeed.
+    async fn go(&mut self, steps: &mut Steps<'_>, leftovers: &mut Leftovers) -> Option<()> {
+        let Self { client, keepers, limits } = self;
+        let limit = limits.request;
+
+        let version = async { Ok(descriptor::read(client, limit).await?.version) };
+        let version = steps.take(Step::Version, version).await?;
+        steps.facts.version = Some(version.to_string());
+        let generation = version.generation();
+
+        let credential = steps.take(Step::Mint, keepers.mint(client, LABEL, *limits)).await?;
+
+        let exchanged = async { Ok(pairing::exchange(client, generation, &credential, limit).await?) };
+        let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
+        steps.facts.endpoint = Some(endpoint);
+        steps.facts.cookie = Some(cookie.name.clone());
+        // Whatever fails from here on, a session has been made and has to go.
+        let session_id = cookie.session_id();
+        leftovers.sessions.extend(session_id.clone());
+
+        steps.take(Step::Session, check_session(client, &cookie, session_id.as_deref(), limit)).await?;
+        let ticket = async { Ok(socket::ticket(client, generation, cookie.proof(), limit).await?) };
+        let ticket = steps.take(Step::App, ticket).await?;
+        let round_trip = async { Ok(socket::round_trip(client, generation, &ticket, limit).await?) };
+        steps.take(Step::Socket, round_trip).await.map(|_| ())
+    }
+
+    async fn find_abandoned(&mut self, leftovers: &mut Leftovers) -> Result<(), NotDone> {
+        let abandoned = self.keepers.labelled(&mut self.client, LABEL, ABANDONED_AFTER, self.limits).await?;
+        leftovers.asked = true;
+        for session in abandoned {
+            if !leftovers.sessions.contains(&session) {
+                leftovers.sessions.push_front(session);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every session that is left over; what cannot be ended now is kept for the next handshake.
+    async fn revoke(&mut self, leftovers: &mut Leftovers) -> Result<(), NotDone> {
+        if !leftovers.asked {
+            self.find_abandoned(leftovers).await?;
+        }
+        while let Some(session_id) = leftovers.sessions.front() {
+            self.keepers.revoke(&mut self.client, session_id, self.limits).await?;
+            leftovers.sessions.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// The instance knows the session, and the cookie is the announced one, protected, and names its session.
+async fn check_session(
+    client: &mut Client<'_>,
+    cookie: &SessionCookie,
+    session_id: Option<&str>,
+    limit: Duration,
+) -> Result<(), NotDone> {
+    let document = session::read(client, cookie.proof(), limit).await?;
+    cookie.check(document.cookie_name())?;
+    if !document.authenticated {
+        return Err(Failure::new(
+            Reason::NotAuthenticated,
+            "the instance does not recognise the session that it issued a moment ago",
+        )
+        .into());
+    }
+    if session_id.is_none() {
+        return Err(Failure::new(
+            Reason::Malformed,
+            "the session cookie does not name its session, so it cannot be revoked",
+        )
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! The pulse: every few seconds, two requests, no process started, nothing consumed, no trace left.
+//! On the day of the outage `GET /` stayed 200; this asks what a login would ask, and sees it at once.
+
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::listeners::Listeners;
+use super::{Section, Steps};
+use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
+use crate::t3::descriptor;
+use crate::t3::http::{Client, Proof};
+use crate::t3::pairing;
+use crate::t3::schema::SchemaLevel;
+use crate::t3::session;
+use crate::t3::state;
+use crate::t3::trace::TraceContext;
+use crate::t3::version::{Generation, Version};
+use crate::t3::{self, Instance};
+
+/// A 500 is believed when it survives this pause: a database locked for a moment answers the same (CONTRACT §3).
+const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// How long each try may wait before the next one opens a new connection: one accepted while t3 starts is never
+/// answered (CONTRACT §9). The last entry also stands for every later try.
+const TRIES: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+
+/// What earlier pulses of this user learned.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub version: Option<Version>,
+    pub cookie: Option<String>,
+    pub endpoint: Option<Endpoint>,
+    version_read: Option<Instant>,
+    /// Inode of the listening socket, and when it was first seen.
+    listener: Option<(u64, Instant)>,
+}
+
+/// What all pulses share.
+pub struct Context<'a> {
+    pub section: &'a Section,
+    pub t3: &'a t3::Section,
+    pub listeners: &'a Listeners,
+}
+
+/// Pulses one instance.
+pub async fn run(instance: &Instance, memory: &mut Memory, context: &Context<'_>, trigger: Trigger) -> Run {
+    let trace = TraceContext::unsampled();
+    let mut steps = Steps::begin(Kind::Pulse, trigger, instance, &[Step::Reach, Step::Contract]);
+    let deadline = Instant::now() + context.section.pulse_limit();
+    let mut client = Client::new(instance, &trace);
+
+    // Where it stopped is in the steps.
+    let _ = ask(&mut client, &mut steps, memory, context, deadline).await;
+
+    steps.facts.version = memory.version.as_ref().map(ToString::to_string);
+    steps.facts.cookie.clone_from(&memory.cookie);
+    steps.facts.endpoint = memory.endpoint;
+    steps.end(&trace)
+}
+
+async fn ask(
+    client: &mut Client<'_>,
+    steps: &mut Steps<'_>,
+    memory: &mut Memory,
+    context: &Context<'_>,
+    deadline: Instant,
+) -> Option<()> {
+    let cookie = steps.take(Step::Reach, reach(client, memory, context, deadline)).await?;
+    memory.cookie = Some(cookie);
+    if memory.version_due(context.section.version_interval) {
+        let version = async { Ok(descriptor::read(client, left(deadline)).await?.version) };
+        memory.version = Some(steps.take(Step::Version, version).await?);
+        memory.version_read = Some(Instant::now());
+    }
+    let generation = memory.version.as_ref().map_or(Generation::B, Version::generation);
+    let refused = contract(client, generation, memory.version.as_ref(), deadline);
+    memory.endpoint = Some(steps.take(Step::Contract, refused).await?);
+    Some(())
+}
+
+impl Memory {
+    /// Notes the listening socket as it is now. Another socket is another start, perhaps of another version.
+    fn see(&mut self, inode: Option<u64>) {
+        match (inode, self.listener) {
+            (Some(inode), Some((known, _))) if inode == known => {}
+            (Some(inode), _) => {
+                self.listener = Some((inode, Instant::now()));
+                self.version_read = None;
+            }
+            (None, _) => self.listener = None,
+        }
+    }
+
+    fn listener_age(&self) -> Option<Duration> {
+        self.listener.map(|(_, first_seen)| first_seen.elapsed())
+    }
+
+    fn version_due(&self, interval: Duration) -> bool {
+        self.version_read.is_none_or(|read| read.elapsed() >= interval)
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// The session call without a cookie: JSON, not HTML. Answers the cookie's name.
+async fn reach(
+    client: &mut Client<'_>,
+    memory: &mut Memory,
+    context: &Context<'_>,
+    deadline: Instant,
+) -> Result<String, NotDone> {
+    let instance = client.instance;
+    let listener = context.listeners.on(instance.port).await;
+    memory.see(listener.map(|listener| listener.inode));
+    if let Some(listener) = listener
+        && listener.uid != instance.uid
+    {
+        let detail =
+            format!("port {} belongs to uid {}, not to uid {}", instance.port, listener.uid, instance.uid);
+        return Err(Failure::new(Reason::WrongOwner, detail).into());
+    }
+    let failure = match ask_session(client, deadline).await {
+        Ok(cookie) => return Ok(cookie),
+        Err(failure) => failure,
+    };
+    if matches!(failure.reason, Reason::Refused | Reason::Timeout) {
+        memory.see(context.listeners.now_on(instance.port).await.map(|listener| listener.inode));
+        if memory.listener_age().is_some_and(|age| age < context.section.start_grace) {
+            let grace = humantime::format_duration(context.section.start_grace);
+            return Err(NotDone::skipped(
+                Skip::Starting,
+                format!("{}; its listener is younger than {grace}", failure.detail),
+            ));
+        }
+    }
+    if failure.reason == Reason::Refused
+        && stopped_on_purpose(&instance.name, &context.t3.status_command).await
+    {
+        return Err(NotDone::skipped(Skip::NotRunning, "stopped on purpose, the supervisor says"));
+    }
+    Err(failure.into())
+}
+
+async fn ask_session(client: &mut Client<'_>, deadline: Instant) -> Result<String, Failure> {
+    let mut tries = TRIES.iter().chain(std::iter::repeat(&TRIES[1]));
+    loop {
+        let limit = tries.next().copied().unwrap_or(TRIES[1]).min(left(deadline));
+        let asked = session::read(client, Proof::Nobody, limit)
+            .await
+            .map(|document| document.cookie_name().to_owned());
+        match asked {
+            // A port refuses for a moment while the server behind it is replaced; a silent one may be starting.
+            Err(failure) if matches!(failure.reason, Reason::Timeout | Reason::Refused | Reason::Closed) => {
+                let pause = if failure.reason == Reason::Timeout { Duration::ZERO } else { SECOND_LOOK };
+                if left(deadline) <= pause {
+                    return Err(failure);
+                }
+                sleep(pause).await;
+                client.reconnect();
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A credential that cannot exist must be refused with 401.
+async fn contract(
+    client: &mut Client<'_>,
+    generation: Generation,
+    version: Option<&Version>,
+    deadline: Instant,
+) -> Result<Endpoint, NotDone> {
+    let first = pairing::refuses_the_impossible(client, generation, left(deadline)).await;
+    let failure = match first {
+        Ok(endpoint) => return Ok(endpoint),
+        Err(failure) => failure,
+    };
+    if failure.reason != Reason::AuthStore || left(deadline) <= SECOND_LOOK {
+        return Err(failure.into());
+    }
+    sleep(SECOND_LOOK).await;
+    match pairing::refuses_the_impossible(client, generation, left(deadline)).await {
+        Ok(endpoint) => Ok(endpoint),
+        Err(failure) if failure.reason == Reason::AuthStore => {
+            Err(refine(client.instance, version, failure).await.into())
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Finds out why the authentication tables are unusable, where the database may be read.
+async fn refine(instance: &Instance, version: Option<&Version>, failure: Failure) -> Failure {
+    let database = instance.database();
+    if let Ok(found) = state::level(&database).await {
+        if !found.is_known() {
+            return Failure::new(
+                Reason::SchemaForeign,
+                format!(
+                    "the database is at level {} under the name {}, which no known t3 uses",
+                    found.level, found.name
+                ),
+            );
+        }
+        if let Some((version, expected)) =
+            version.and_then(|version| Some((version, SchemaLevel::expected(version)?)))
+            && found.level != expected
+        {
+            let (reason, how) = if found.level > expected {
+                (Reason::SchemaAhead, "another t3 has migrated it")
+            } else {
+                (Reason::SchemaBehind, "it has not been migrated")
+            };
+            return Failure::new(
+                reason,
+                format!(
+                    "the database is at level {} ({}), the running {version} expects {expected}: {how}",
+                    found.level, found.name
+                ),
+            );
+        }
+    }
+    match state::write_lock_holder(&database) {
+        Some(pid) => Failure::new(
+            Reason::Locked,
+            format!("process {pid} holds the write lock of {}", database.display()),
+        ),
+        None => failure,
+    }
+}
+
+/// Asks the configured supervisor; without one nobody can know, and a refused port is a failure.
+async fn stopped_on_purpose(user: &str, command: &[String]) -> bool {
+    let Some((program, args)) = command.split_first() else { return false };
+    let args = args.iter().map(|arg| arg.replace("{user}", user));
+    let asked = Command::new(program).args(args).kill_on_drop(true).output();
+    match timeout(Duration::from_secs(1), asked).await {
+        Ok(Ok(output)) => output.stdout.split(|byte| *byte == b'\n').next() == Some(b"inactive"),
+        _ => false,
+    }
+}

@@ -1,0 +1,82 @@
+//! The mint guard: the last thing before any verb of t3's command is executed.
+//!
+//! Every verb migrates the database with its own binary's idea of the schema, under a running server of whatever
+//! version (CONTRACT §2.2, §10: that was the outage). So the running version is read now, only a command of exactly
+//! that version may run, and the level is compared before and after.
+
+use std::time::Duration;
+
+use super::Section;
+use super::cli::{Cli, Verb};
+use super::descriptor;
+use super::http::Client;
+use super::install::Installs;
+use super::state;
+use super::version::Version;
+use crate::outcome::{Failure, NotDone, Reason, Skip};
+
+/// Commands of t3, guarded. Nothing else in the program starts one on a live base directory.
+pub struct Guard {
+    pub cli: Cli,
+    pub installs: Installs,
+}
+
+impl Guard {
+    pub fn new(section: &Section) -> Self {
+        Self { cli: Cli::default(), installs: Installs::new(section) }
+    }
+
+    /// Runs a verb with the command of the running version, or says why none may run.
+    pub async fn run(
+        &self,
+        client: &mut Client<'_>,
+        verb: Verb,
+        flags: &[&str],
+        limit: Duration,
+    ) -> Result<String, NotDone> {
+        let (version, program) = self.permit(client, limit).await?;
+        let database = client.instance.database();
+        let before = state::level(&database).await.ok();
+        let printed = self.cli.run(&program, verb, client.instance, flags, limit).await;
+        let after = state::level(&database).await.ok();
+        match (before, after) {
+            (Some(before), Some(after)) if before.level != after.level => Err(NotDone::Failed(Failure::new(
+                Reason::MigratedByUs,
+                format!(
+                    "the schema level moved from {} to {} while our own t3 {version} ran; stop every t3 command on this host and see whether the instance still logs users in",
+                    before.level, after.level
+                ),
+            ))),
+            _ => Ok(printed?),
+        }
+    }
+
+    /// Which command may run now: one of the version that the instance runs at this moment.
+    async fn permit(
+        &self,
+        client: &mut Client<'_>,
+        limit: Duration,
+    ) -> Result<(Version, Vec<String>), NotDone> {
+        client.reconnect();
+        let running = descriptor::read(client, limit.min(Duration::from_secs(2))).await.map_err(
+            |failure| match failure.reason {
+                Reason::WrongInstance => NotDone::Failed(failure),
+                _ => NotDone::skipped(
+                    Skip::VersionUnknown,
+                    format!(
+                        "the running version cannot be read, so no t3 command may run: {}",
+                        failure.detail
+                    ),
+                ),
+            },
+        )?;
+        let version = running.version;
+        match self.installs.of_version(&version, &self.cli).await {
+            Ok(program) => Ok((version, program)),
+            Err(failure) => Err(NotDone::skipped(
+                Skip::VersionSkew,
+                format!("no t3 command of the running version {version} can be used: {}", failure.detail),
+            )),
+        }
+    }
+}

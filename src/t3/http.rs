@@ -1,0 +1,298 @@
+//! HTTP to one instance: a connection of its own for every probe, hard limits on time and size, no redirect followed,
+//! no proxy asked. A secret is written only to a connection whose far end belongs to the instance's user.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::Instance;
+use super::owner;
+use super::trace::TraceContext;
+use crate::outcome::{Failure, Reason};
+
+/// No answer that the program asks of a live instance comes near this (`server.getConfig` is 18 kB, CONTRACT §6).
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// What proves who is asking.
+#[derive(Clone, Copy)]
+pub enum Proof<'a> {
+    Nobody,
+    Cookie { name: &'a str, value: &'a str },
+    Bearer(&'a str),
+}
+
+/// A complete answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A client of one instance for the length of one probe or one login.
+pub struct Client<'a> {
+    pub instance: &'a Instance,
+    trace: &'a TraceContext,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    confirmed: bool,
+    addresses: (std::net::SocketAddr, std::net::SocketAddr),
+}
+
+impl<'a> Client<'a> {
+    pub fn new(instance: &'a Instance, trace: &'a TraceContext) -> Self {
+        Self { instance, trace, connection: None }
+    }
+
+    pub fn trace(&self) -> &'a TraceContext {
+        self.trace
+    }
+
+    /// Drops the connection, so that the next request opens a new one: a connection accepted while t3 starts is
+    /// never answered, also not later (CONTRACT §9).
+    pub fn reconnect(&mut self) {
+        self.connection = None;
+    }
+
+    pub async fn get(&mut self, path: &str, proof: Proof<'_>, limit: Duration) -> Result<Answer, Failure> {
+        let request = self.request(Method::GET, path, None, proof)?;
+        self.send(request, !matches!(proof, Proof::Nobody), limit).await
+    }
+
+    pub async fn post(
+        &mut self,
+        path: &str,
+        body: &Value,
+        proof: Proof<'_>,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = self.request(Method::POST, path, Some(body.to_string()), proof)?;
+        self.send(request, !matches!(proof, Proof::Nobody), limit).await
+    }
+
+    /// Posts a body without proof; `secret` says that the body itself holds one.
+    pub async fn offer(
+        &mut self,
+        path: &str,
+        body: &Value,
+        secret: bool,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let request = self.request(Method::POST, path, Some(body.to_string()), Proof::Nobody)?;
+        self.send(request, secret, limit).await
+    }
+
+    /// Sends one request and reads the whole answer, both within `limit`.
+    async fn send(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        secret: bool,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        let result = match timeout_at(Instant::now() + limit, self.exchange(request, secret)).await {
+            Ok(result) => {
+                result.map_err(|failure| Failure::new(failure.reason, format!("{what}: {}", failure.detail)))
+            }
+            Err(_) => Err(Failure::new(
+                Reason::Timeout,
+                format!("{what}: no answer within {}", humantime::format_duration(limit)),
+            )),
+        };
+        if result.is_err() {
+            self.connection = None;
+        }
+        result
+    }
+
+    async fn exchange(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        secret: bool,
+    ) -> Result<Answer, Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) if !connection.sender.is_closed() => connection,
+            _ => Connection::open(self.instance.port).await?,
+        };
+        if secret && !connection.confirmed {
+            owner::confirm(connection.addresses.0, connection.addresses.1, self.instance.uid)?;
+            connection.confirmed = true;
+        }
+        let answer = connection.exchange(request).await?;
+        if !answer
+            .headers
+            .get(header::CONNECTION)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+        {
+            self.connection = Some(connection);
+        }
+        Ok(answer)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        proof: Proof<'_>,
+    ) -> Result<hyper::Request<Full<Bytes>>, Failure> {
+        let mut request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, format!("127.0.0.1:{}", self.instance.port))
+            .header(header::USER_AGENT, concat!("t3-prober/", env!("CARGO_PKG_VERSION")))
+            // 0.0.33 compresses when it may (CONTRACT §3).
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header("traceparent", self.trace.traceparent());
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some((name, value)) = secret_header(proof)? {
+            request = request.header(name, value);
+        }
+        let body = Full::new(body.map(Bytes::from).unwrap_or_default());
+        request
+            .body(body)
+            .map_err(|error| Failure::new(Reason::Malformed, format!("cannot build the request: {error}")))
+    }
+}
+
+/// The header that carries the proof, marked so that no debug output shows it.
+pub fn secret_header(proof: Proof<'_>) -> Result<Option<(header::HeaderName, HeaderValue)>, Failure> {
+    let (name, text) = match proof {
+        Proof::Nobody => return Ok(None),
+        Proof::Cookie { name, value } => (header::COOKIE, format!("{name}={value}")),
+        Proof::Bearer(token) => (header::AUTHORIZATION, format!("Bearer {token}")),
+    };
+    let mut value = HeaderValue::try_from(text).map_err(|_| {
+        Failure::new(Reason::Malformed, "the cookie or token holds characters that no header may hold")
+    })?;
+    value.set_sensitive(true);
+    Ok(Some((name, value)))
+}
+
+/// Opens a TCP connection to the instance; the caller holds the deadline.
+pub async fn connect(port: u16) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            Failure::new(Reason::Refused, format!("nothing listens on port {port}"))
+        }
+        _ => Failure::new(Reason::Closed, format!("cannot connect to port {port}: {error}")),
+    })?;
+    // Small requests, each waited for: never held back by Nagle's algorithm.
+    stream
+        .set_nodelay(true)
+        .map_err(|error| Failure::new(Reason::Closed, format!("connection to port {port}: {error}")))?;
+    Ok(stream)
+}
+
+impl Connection {
+    async fn open(port: u16) -> Result<Self, Failure> {
+        let stream = connect(port).await?;
+        let ended = |error: std::io::Error| {
+            Failure::new(Reason::Closed, format!("connection to port {port}: {error}"))
+        };
+        let addresses = (stream.local_addr().map_err(ended)?, stream.peer_addr().map_err(ended)?);
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| describe(&error))?;
+        Ok(Self { sender, driver: Box::pin(driver), confirmed: false, addresses })
+    }
+
+    async fn exchange(&mut self, request: hyper::Request<Full<Bytes>>) -> Result<Answer, Failure> {
+        let sender = &mut self.sender;
+        let answer = async {
+            sender.ready().await.map_err(|error| describe(&error))?;
+            let (head, body) =
+                sender.send_request(request).await.map_err(|error| describe(&error))?.into_parts();
+            let body =
+                Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| describe_body(&*error))?;
+            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        tokio::pin!(answer);
+        // The connection is driven here, not by a task of its own: it ends with the probe.
+        tokio::select! {
+            biased;
+            result = &mut answer => result,
+            _ = &mut self.driver => answer.await,
+        }
+    }
+}
+
+fn describe(error: &hyper::Error) -> Failure {
+    if error.is_parse() {
+        Failure::new(Reason::Malformed, format!("the answer is not HTTP: {error}"))
+    } else {
+        Failure::new(Reason::Closed, format!("the connection ended before the answer did: {error}"))
+    }
+}
+
+fn describe_body(error: &(dyn std::error::Error + 'static)) -> Failure {
+    if error.is::<LengthLimitError>() {
+        Failure::new(Reason::TooLarge, format!("the answer is larger than {LARGEST_ANSWER} bytes"))
+    } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        describe(error)
+    } else {
+        Failure::new(Reason::Closed, format!("the answer broke off: {error}"))
+    }
+}
+
+impl Answer {
+    pub fn is_html(&self) -> bool {
+        self.content_type().is_some_and(|value| value.starts_with("text/html"))
+    }
+
+    /// The JSON body, where the answer claims to be JSON. Every unknown GET of t3 is 200 with HTML, so a status
+    /// alone proves nothing (CONTRACT §3).
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        if self.is_html() {
+            return Err(Failure::new(Reason::Html, format!("{} with HTML where JSON is due", self.status)));
+        }
+        if !self.content_type().is_some_and(|value| value.starts_with("application/json")) {
+            let found = self.content_type().unwrap_or("no content type").to_owned();
+            return Err(Failure::new(
+                Reason::Malformed,
+                format!("{} with {found} where JSON is due", self.status),
+            ));
+        }
+        // The parser's own message may quote the input, which may hold a token.
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let place = format!("line {} column {}", error.line(), error.column());
+            Failure::new(
+                Reason::Malformed,
+                format!("{} with JSON that does not have the contract's shape at {place}", self.status),
+            )
+        })
+    }
+
+    /// A failure for a status that the contract does not name for this call.
+    pub fn unexpected(&self, what: &str) -> Failure {
+        let reason = match self.status.as_u16() {
+            401 => Reason::Unauthorized,
+            403 => Reason::Forbidden,
+            404 => Reason::NotFound,
+            500 => Reason::AuthStore,
+            300..=399 => Reason::Redirected,
+            _ if self.is_html() => Reason::Html,
+            _ => Reason::Status,
+        };
+        Failure::new(reason, format!("{what} answered {}", self.status))
+    }
+
+    fn content_type(&self) -> Option<&str> {
+        self.headers.get(header::CONTENT_TYPE)?.to_str().ok()
+    }
+}
