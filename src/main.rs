@@ -3,12 +3,14 @@
 
 use std::process::ExitCode;
 
+mod board;
 mod cli;
 mod inventory;
 mod outcome;
 mod probe;
 mod sim;
 mod t3;
+mod telemetry;
 
 fn main() -> ExitCode {
     cli::run()

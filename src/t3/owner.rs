@@ -74,6 +74,18 @@ pub fn confirm(ours: SocketAddr, theirs: SocketAddr, uid: u32) -> Result<(), Fai
     }
 }
 
+/// The uid of the process at the far end of a loopback connection that we accepted; `None` for a peer that is not on
+/// this host, or is gone already.
+pub fn of_peer(ours: SocketAddr, theirs: SocketAddr) -> io::Result<Option<u32>> {
+    if !theirs.ip().to_canonical().is_loopback() {
+        return Ok(None);
+    }
+    let is_peer = |entry: &&TcpNetEntry| {
+        same(entry.local_address, theirs) && same(entry.remote_address, ours) && entry.inode != 0
+    };
+    Ok(sockets()?.iter().find(is_peer).map(|entry| entry.uid))
+}
+
 fn sockets() -> io::Result<Vec<TcpNetEntry>> {
     let table = |result: procfs::ProcResult<Vec<TcpNetEntry>>| result.map_err(io::Error::other);
     let mut sockets = table(procfs::net::tcp())?;
@@ -119,6 +131,19 @@ mod tests {
         confirm(ours, theirs, own_uid()).expect("our own");
         let refused = confirm(ours, theirs, own_uid() + 1).expect_err("somebody else's");
         assert_eq!(refused.reason, Reason::WrongOwner);
+    }
+
+    #[test]
+    fn a_peer_on_this_host_is_known_by_its_uid() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let _client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (stream, peer) = listener.accept().expect("accept");
+        assert_eq!(of_peer(stream.local_addr().expect("ours"), peer).expect("socket table"), Some(own_uid()));
+        assert_eq!(
+            of_peer(stream.local_addr().expect("ours"), "192.0.2.1:80".parse().expect("address"))
+                .expect("remote"),
+            None
+        );
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! What is known right now of every user: the last run of each kind, and since when it has been so.
+//! Metrics count and history remembers; this is what the status page shows.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::outcome::{Ended, Kind, Outcome, Run, Step, StepResult};
+
+/// All users.
+#[derive(Debug, Default)]
+pub struct Board {
+    users: BTreeMap<String, Standing>,
+}
+
+/// One user.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    kinds: BTreeMap<Kind, Last>,
+}
+
+/// The last run of one kind.
+#[derive(Clone, Debug)]
+pub struct Last {
+    pub run: Run,
+    /// Since when runs of this kind have ended the same way: the same word and the same reason.
+    pub since: SystemTime,
+}
+
+/// What a run changed, when it changed something.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub before: Option<Outcome>,
+    pub after: Outcome,
+}
+
+impl Board {
+    /// Keeps exactly these users.
+    pub fn serve<'a>(&mut self, users: impl Iterator<Item = &'a str>) {
+        let mut kept = BTreeMap::new();
+        for user in users {
+            kept.insert(user.to_owned(), self.users.remove(user).unwrap_or_default());
+        }
+        self.users = kept;
+    }
+
+    /// Takes in a run; answers whether it ended otherwise than the one before. Runs of users who are gone are dropped.
+    pub fn record(&mut self, run: &Run) -> Option<Turn> {
+        let standing = self.users.get_mut(&run.user)?;
+        let after = run.outcome();
+        let before = standing.kinds.get(&run.kind);
+        let since = match before {
+            Some(last) if last.run.outcome() == after => last.since,
+            _ => run.started,
+        };
+        let before = before.map(|last| last.run.outcome());
+        standing.kinds.insert(run.kind, Last { run: run.clone(), since });
+        (before != Some(after)).then_some(Turn { before, after })
+    }
+
+    pub fn users(&self) -> impl Iterator<Item = (&str, &Standing)> {
+        self.users.iter().map(|(name, standing)| (name.as_str(), standing))
+    }
+
+    pub fn user(&self, name: &str) -> Option<&Standing> {
+        self.users.get(name)
+    }
+}
+
+impl Standing {
+    pub fn last(&self, kind: Kind) -> Option<&Last> {
+        self.kinds.get(&kind)
+    }
+
+    pub fn lasts(&self) -> impl Iterator<Item = &Last> {
+        self.kinds.values()
+    }
+
+    /// The failure to speak of first: of the kinds that fail, the cheapest one has seen it last.
+    pub fn failing(&self) -> Option<(&Last, &StepResult)> {
+        self.kinds.values().find_map(|last| {
+            let step = last.run.decided_by()?;
+            (step.outcome.ended() == Ended::Failed).then_some((last, step))
+        })
+    }
+
+    /// The newest result of a step, whichever kind of probe did it; a step that was only passed over does not count
+    /// as newer than one that was done.
+    pub fn step(&self, step: Step) -> Option<&StepResult> {
+        let results =
+            self.kinds.values().flat_map(|last| last.run.steps.iter().map(move |result| (last, result)));
+        results
+            .filter(|(_, result)| result.step == step)
+            .max_by_key(|(last, _)| last.run.started)
+            .map(|(_, result)| result)
+    }
+
+    /// The newest value that any run learned.
+    pub fn fact<'a, T>(&'a self, read: impl Fn(&'a Run) -> Option<T>) -> Option<T> {
+        let mut lasts: Vec<_> = self.kinds.values().collect();
+        lasts.sort_by_key(|last| std::cmp::Reverse(last.run.started));
+        lasts.into_iter().find_map(|last| read(&last.run))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::outcome::{Facts, Reason, Trigger};
+
+    fn run(kind: Kind, at: u64, outcome: Outcome) -> Run {
+        Run {
+            user: "ann".to_owned(),
+            kind,
+            trigger: Trigger::Schedule,
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(at),
+            duration: Duration::from_millis(3),
+            steps: vec![StepResult {
+                step: Step::Contract,
+                outcome,
+                duration: Duration::from_millis(3),
+                detail: None,
+            }],
+            facts: Facts { version: Some(format!("0.0.{at}")), ..Facts::default() },
+            trace_id: "0".repeat(32),
+        }
+    }
+
+    fn board() -> Board {
+        let mut board = Board::default();
+        board.serve(["ann"].into_iter());
+        board
+    }
+
+    #[test]
+    fn a_standing_lasts_while_the_outcome_is_the_same_word_for_word() {
+        let mut board = board();
+        let broken = Outcome::Failed(Reason::AuthStore);
+        assert!(board.record(&run(Kind::Pulse, 5, Outcome::Ok)).is_some());
+        assert_eq!(
+            board.record(&run(Kind::Pulse, 10, broken)),
+            Some(Turn { before: Some(Outcome::Ok), after: broken })
+        );
+        assert_eq!(board.record(&run(Kind::Pulse, 15, broken)), None);
+        let last = board.user("ann").and_then(|standing| standing.last(Kind::Pulse)).expect("a pulse");
+        assert_eq!(last.since, SystemTime::UNIX_EPOCH + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_user_who_is_gone_is_forgotten_and_one_who_stays_is_not() {
+        let mut board = board();
+        board.record(&run(Kind::Pulse, 5, Outcome::Ok));
+        board.serve(["ann", "bob"].into_iter());
+        assert!(board.user("ann").is_some_and(|standing| standing.last(Kind::Pulse).is_some()));
+        board.serve(["bob"].into_iter());
+        assert!(board.user("ann").is_none());
+        assert_eq!(board.record(&run(Kind::Pulse, 10, Outcome::Ok)), None);
+    }
+
+    #[test]
+    fn the_newest_fact_wins_whichever_probe_learned_it() {
+        let mut board = board();
+        board.record(&run(Kind::Handshake, 20, Outcome::Ok));
+        board.record(&run(Kind::Pulse, 10, Outcome::Ok));
+        let version =
+            board.user("ann").and_then(|standing| standing.fact(|run| run.facts.version.as_deref()));
+        assert_eq!(version, Some("0.0.20"));
+    }
+}
