@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod cli;
 mod inventory;
+mod metrics;
 mod outcome;
 mod probe;
 mod sim;
