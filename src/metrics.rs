@@ -21,7 +21,8 @@ use self::book::Book;
 pub use self::exposition::Format;
 use crate::outcome::Run;
 
-/// All metrics of this process. Recording takes no lock that another recording waits for, but where a series is made.
+/// All metrics of this process; shared in an `Arc`. Recording never waits for a whole scrape, at most for one family of
+/// it, and that only where it makes a new series.
 #[derive(Debug)]
 pub struct Metrics {
     book: Book,

@@ -1,5 +1,5 @@
 //! The two formats of `/metrics`. The library writes OpenMetrics; the classic format is that document, line by line:
-//! there is one truth, and a value can not differ between the two.
+//! there is one truth, and a value cannot differ between the two.
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -135,6 +135,13 @@ mod tests {
             (";;=,,", Format::Classic),
         ] {
             assert_eq!(Format::negotiate(accept), expected, "Accept: {accept}");
+        }
+    }
+
+    #[test]
+    fn the_content_type_is_the_one_that_was_negotiated() {
+        for format in [Format::Classic, Format::OpenMetrics] {
+            assert_eq!(Format::negotiate(format.content_type()), format);
         }
     }
 

@@ -24,7 +24,6 @@ metrics! {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes and ticks of one process stay far below 2^53")]
 impl Process {
     pub(super) fn refresh(&self) {
         let Ok(myself) = Proc::myself() else { return };

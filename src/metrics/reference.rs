@@ -43,36 +43,41 @@ pub(super) fn markdown(entries: &[Entry]) -> String {
         }
     }
     page.push_str("\n## Labels\n");
-    for ((name, _), uses) in labels(entries) {
+    let labels = labels(entries);
+    for ((name, set), meanings) in &labels {
         write(&mut page, format_args!("\n### `{name}`\n\n"));
-        for (meaning, metrics) in &uses.meanings {
-            write(&mut page, format_args!("- {meaning}: `{}`\n", metrics.join("`, `")));
+        // Where a name means one thing only, the tables above say where it is used.
+        let one_meaning =
+            meanings.len() == 1 && labels.keys().filter(|(other, _)| other == name).count() == 1;
+        for (meaning, metrics) in meanings {
+            if one_meaning {
+                write(&mut page, format_args!("{meaning}\n"));
+            } else {
+                write(&mut page, format_args!("- `{}`: {meaning}\n", metrics.join("`, `")));
+            }
         }
-        if !uses.words.is_empty() {
+        if !set.is_empty() {
             page.push_str("\n| value | meaning |\n|---|---|\n");
         }
-        for (word, meaning) in uses.words {
+        for (word, meaning) in set {
             write(&mut page, format_args!("| `{word}` | {meaning} |\n"));
         }
     }
     page
 }
 
-#[derive(Default)]
-struct Uses {
-    meanings: BTreeMap<&'static str, Vec<&'static str>>,
-    words: Vec<(&'static str, &'static str)>,
-}
+/// A label's name, and its words with their meaning: two metrics may use one name with different sets.
+type LabelOfSet = (&'static str, Vec<(&'static str, &'static str)>);
 
-/// Every label with its set of words: two metrics may use one name with different sets.
-fn labels(entries: &[Entry]) -> BTreeMap<(&'static str, Vec<&'static str>), Uses> {
-    let mut labels = BTreeMap::<_, Uses>::new();
+/// What a label means, and the metrics where it means that.
+type Meanings = BTreeMap<&'static str, Vec<&'static str>>;
+
+fn labels(entries: &[Entry]) -> BTreeMap<LabelOfSet, Meanings> {
+    let mut labels = BTreeMap::<LabelOfSet, Meanings>::new();
     for entry in entries {
         for label in &entry.labels {
-            let set = label.words.iter().map(|(word, _)| *word).collect();
-            let uses = labels.entry((label.name, set)).or_default();
-            uses.words.clone_from(&label.words);
-            uses.meanings.entry(label.meaning).or_default().push(entry.name);
+            let meanings = labels.entry((label.name, label.words.clone())).or_default();
+            meanings.entry(label.meaning).or_default().push(entry.name);
         }
     }
     labels

@@ -18,16 +18,19 @@ pub trait PerUser: Debug + Send + Sync {
     fn forget(&self, user: &str);
 }
 
+/// What hangs under each user that is served.
+type OfUsers<T> = Arc<RwLock<BTreeMap<Arc<str>, T>>>;
+
 /// One value per user and label set.
 #[derive(Clone, Debug)]
 pub struct ByUser<L, M> {
-    series: Arc<RwLock<BTreeMap<Arc<str>, BTreeMap<L, M>>>>,
+    series: OfUsers<BTreeMap<L, M>>,
 }
 
 /// Facts about a user, as labels of a series that is always 1: at most one series per user at any time.
 #[derive(Clone, Debug)]
 pub struct InfoByUser<L> {
-    facts: Arc<RwLock<BTreeMap<Arc<str>, Option<L>>>>,
+    facts: OfUsers<Option<L>>,
 }
 
 impl<L: LabelSet, M: Value> ByUser<L, M> {
