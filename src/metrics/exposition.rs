@@ -34,7 +34,7 @@ impl Format {
                     open_metrics = quality.max(open_metrics);
                 }
                 ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => {
-                    classic = quality.max(classic)
+                    classic = quality.max(classic);
                 }
                 _ => {}
             }
