@@ -23,6 +23,9 @@ enum Command {
     /// The stand-in t3
     #[command(hide = true)]
     Sim(crate::sim::Args),
+    /// Print METRICS.md
+    #[command(hide = true)]
+    MetricsReference,
 }
 
 /// Parses the arguments, runs the command and turns its end into an exit code.
@@ -37,5 +40,9 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Sim(args) => crate::sim::run(args),
+        Command::MetricsReference => {
+            print!("{}", crate::metrics::reference());
+            ExitCode::SUCCESS
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod board;
 mod cli;
 mod inventory;
+mod metrics;
 mod outcome;
 mod probe;
 mod sim;

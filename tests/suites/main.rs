@@ -1,1 +1,3 @@
 //! All integration suites, one binary. Each suite drives the real program.
+
+mod metrics;

@@ -1,0 +1,114 @@
+//! Every metric, in one place: a group a file, the doc comment of a field is its HELP. Values are given to it; it knows
+//! nothing of probes, config or inventory, and nothing here is global.
+
+mod book;
+mod exposition;
+mod instance;
+mod inventory;
+mod labels;
+mod probe;
+mod prober;
+mod process;
+mod reference;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use self::book::Book;
+pub use self::exposition::Format;
+use crate::outcome::Run;
+
+/// All metrics of this process; shared in an `Arc`. Recording never waits for a whole scrape, at most for one family of
+/// it, and that only where it makes a new series.
+#[derive(Debug)]
+pub struct Metrics {
+    book: Book,
+    users: Mutex<BTreeSet<Arc<str>>>,
+    probe: probe::Probe,
+    pub instance: instance::Instance,
+    pub inventory: inventory::Inventory,
+    pub prober: prober::Prober,
+    process: process::Process,
+}
+
+/// One user of the inventory.
+#[derive(Clone, Copy, Debug)]
+pub struct Served<'a> {
+    pub user: &'a str,
+    pub identity: &'a str,
+    pub port: u16,
+}
+
+/// What this program is.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    pub version: &'static str,
+    pub revision: Option<&'static str>,
+}
+
+impl Build {
+    /// The running program. The revision is what `T3_PROBER_REVISION` was when it was compiled.
+    pub const THIS: Self =
+        Self { version: env!("CARGO_PKG_VERSION"), revision: option_env!("T3_PROBER_REVISION") };
+}
+
+impl Metrics {
+    pub fn new(build: Build) -> Self {
+        let mut book = Book::default();
+        let metrics = Self {
+            users: Mutex::default(),
+            instance: instance::Instance::register(&mut book),
+            probe: probe::Probe::register(&mut book),
+            inventory: inventory::Inventory::register(&mut book),
+            prober: prober::Prober::register(&mut book),
+            process: process::Process::register(&mut book),
+            book,
+        };
+        metrics.probe.start();
+        metrics.prober.start(build);
+        metrics
+    }
+
+    /// Says who is served from now on: a new user's series begin at zero, every series of a user who is gone vanishes,
+    /// and what is recorded later for somebody who is not served is dropped.
+    pub fn set_users(&self, served: &[Served<'_>]) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|user| {
+            let stays = served.iter().any(|served| served.user == &**user);
+            if !stays {
+                self.book.forget(user);
+            }
+            stays
+        });
+        for user in served {
+            if !users.contains(user.user) {
+                let name = Arc::from(user.user);
+                self.book.admit(&name);
+                users.insert(name);
+            }
+            self.instance.begin(user);
+            self.probe.begin(user.user);
+        }
+    }
+
+    /// Records a probe: its outcome, its steps, and what it learned on its way.
+    pub fn record(&self, run: &Run) {
+        self.probe.record(run);
+        self.instance.learn(&run.user, &run.facts);
+        self.prober.learn(&run.user, &run.facts);
+    }
+
+    /// Everything as one document, the process's own figures read now.
+    pub fn render(&self, format: Format) -> String {
+        self.process.refresh();
+        exposition::render(&self.book.registry, format)
+    }
+}
+
+/// METRICS.md.
+pub fn reference() -> String {
+    reference::markdown(&Metrics::new(Build::THIS).book.entries)
+}
