@@ -141,6 +141,16 @@ impl Prober {
         self.shared.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner).users = self.users.len();
     }
 
+    /// Takes other settings into use: every user's probes begin anew with them.
+    pub fn replace(&mut self, shared: Arc<Shared>) {
+        self.shared = shared;
+        let targets: Vec<_> = self.users.drain().map(|(_, user)| {
+            user.stop.cancel();
+            user.target
+        }).collect();
+        self.serve(&targets);
+    }
+
     /// Where orders for a user are sent; `None` for a user who is not served.
     pub fn orders(&self, user: &str) -> Option<mpsc::Sender<Order>> {
         self.users.get(user).map(|user| user.orders.clone())

@@ -11,6 +11,7 @@ use super::{Section, Steps};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
 use crate::t3::descriptor;
 use crate::t3::http::{Client, Proof};
+use crate::t3::owner;
 use crate::t3::pairing;
 use crate::t3::schema::SchemaLevel;
 use crate::t3::session;
@@ -92,8 +93,12 @@ impl Memory {
         }
     }
 
-    fn listener_age(&self) -> Option<Duration> {
-        self.listener.map(|(_, first_seen)| first_seen.elapsed())
+    /// How old the listening socket is: as old as its process, or, where that may not be looked at, as old as our
+    /// knowledge of it.
+    async fn listener_age(&self) -> Option<Duration> {
+        let (inode, first_seen) = self.listener?;
+        let age = tokio::task::spawn_blocking(move || owner::age(inode)).await.ok().flatten();
+        Some(age.unwrap_or_else(|| first_seen.elapsed()))
     }
 
     fn version_due(&self, interval: Duration) -> bool {
@@ -128,7 +133,7 @@ async fn reach(
     };
     if matches!(failure.reason, Reason::Refused | Reason::Timeout) {
         memory.see(context.listeners.now_on(instance.port).await.map(|listener| listener.inode));
-        if memory.listener_age().is_some_and(|age| age < context.section.start_grace) {
+        if memory.listener_age().await.is_some_and(|age| age < context.section.start_grace) {
             let grace = humantime::format_duration(context.section.start_grace);
             return Err(NotDone::skipped(
                 Skip::Starting,

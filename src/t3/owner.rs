@@ -3,8 +3,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use procfs::net::{TcpNetEntry, TcpState};
+use procfs::process::{FDTarget, Process};
+use procfs::Current;
 
 use crate::outcome::{Failure, Reason};
 
@@ -86,6 +89,18 @@ pub fn of_peer(ours: SocketAddr, theirs: SocketAddr) -> io::Result<Option<u32>> 
     Ok(sockets()?.iter().find(is_peer).map(|entry| entry.uid))
 }
 
+/// How long the process behind a socket has been running; `None` where its files may not be looked at.
+pub fn age(inode: u64) -> Option<Duration> {
+    let holds = |process: &Process| {
+        let files = process.fd().ok()?;
+        files.flatten().any(|file| file.target == FDTarget::Socket(inode)).then_some(())
+    };
+    let process = procfs::process::all_processes().ok()?.flatten().find(|process| holds(process).is_some())?;
+    let started = process.stat().ok()?.starttime as f64 / procfs::ticks_per_second() as f64;
+    let uptime = procfs::Uptime::current().ok()?.uptime;
+    Some(Duration::from_secs_f64((uptime - started).max(0.0)))
+}
+
 fn sockets() -> io::Result<Vec<TcpNetEntry>> {
     let table = |result: procfs::ProcResult<Vec<TcpNetEntry>>| result.map_err(io::Error::other);
     let mut sockets = table(procfs::net::tcp())?;
@@ -121,6 +136,8 @@ mod tests {
         let port = listener.local_addr().expect("address").port();
         let found = listeners_on(port).expect("socket table");
         assert_eq!(found.iter().map(|listener| listener.uid).collect::<Vec<_>>(), [own_uid()]);
+        let age = age(found[0].inode).expect("our own process may be looked at");
+        assert!(age < Duration::from_secs(24 * 3600), "{age:?}");
     }
 
     #[test]
