@@ -1,3 +1,5 @@
 //! All integration suites, one binary. Each suite drives the real program.
 
+mod config;
+mod inventory;
 mod metrics;
