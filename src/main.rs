@@ -4,9 +4,12 @@
 use std::process::ExitCode;
 
 mod board;
+mod check;
 mod cli;
+mod config;
 mod inventory;
 mod metrics;
+mod operator;
 mod outcome;
 mod probe;
 mod sim;

@@ -72,6 +72,9 @@ pub struct UnknownWord {
     word: String,
 }
 
+mod finding;
+pub use finding::Finding;
+
 words! {
     /// The kinds of probe, cheapest first.
     pub enum Kind {

@@ -1,0 +1,293 @@
+//! Everything that would fail later, said now: each small function looks at one thing and adds a line per finding.
+//! Exit 0 where there is nothing worse than a warning, 1 with an error, 78 where the configuration itself is refused.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::unistd::AccessFlags;
+
+use crate::cli::exit;
+use crate::config::{Config, Source};
+use crate::inventory;
+use crate::outcome::Finding;
+
+/// How bad a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    Warn,
+    Error,
+}
+
+/// One line: what was looked at, and what is the matter with it and what to do, or that all is well.
+#[derive(Debug, PartialEq, Eq)]
+struct Item {
+    level: Level,
+    subject: &'static str,
+    message: String,
+}
+
+/// Prints what would fail later.
+pub fn run(config: &Config, source: &Source) -> ExitCode {
+    let mut items = vec![configuration(source)];
+    items.extend(inventory(&config.inventory));
+    items.push(state_dir(&config.state_dir));
+    items.push(listener("operator.listen", config.operator.listen));
+    items.extend(config.operator.socket.as_deref().map(|path| socket("operator.socket", path)));
+    items.extend(config.operator.token_file.as_deref().map(|path| secret_file("operator.token_file", path)));
+
+    let worst = items.iter().map(|item| item.level).max();
+    // Whoever reads may have gone (`check | head`); the exit code is the answer all the same.
+    let _ = print(&items);
+    if worst == Some(Level::Error) { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS }
+}
+
+fn print(items: &[Item]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for item in items {
+        writeln!(out, "{item}")?;
+    }
+    let count = |level| items.iter().filter(|item| item.level == level).count();
+    writeln!(out, "errors: {}, warnings: {}", count(Level::Error), count(Level::Warn))
+}
+
+fn configuration(source: &Source) -> Item {
+    let path = source.path();
+    let message = if path.exists() {
+        format!("{} is read without complaint", path.display())
+    } else {
+        format!("{} does not exist, so every key has its default", path.display())
+    };
+    Item::new(Level::Ok, "config", message)
+}
+
+fn inventory(section: &inventory::Section) -> Vec<Item> {
+    let subject = "inventory";
+    let inventory = match inventory::read_once(section) {
+        Ok(inventory) => inventory,
+        Err(error) => return vec![Item::new(Level::Error, subject, error.to_string())],
+    };
+    let served = inventory.targets().iter().filter(|target| target.withheld.is_none()).count();
+    let withheld = inventory.targets().len() - served;
+    let table = section.dispatch_table.display();
+    let summary = match (served, withheld) {
+        (0, 0) => Item::new(
+            Level::Warn,
+            subject,
+            format!("{table} serves nobody; nothing is probed until it has an entry"),
+        ),
+        (_, 0) => Item::new(Level::Ok, subject, format!("{table}: users served: {served}")),
+        _ => Item::new(Level::Ok, subject, format!("{table}: users served: {served}, withheld: {withheld}")),
+    };
+    let findings = inventory.findings().iter();
+    let findings = findings.map(|found| Item::new(level(found.finding), subject, found.to_string()));
+    std::iter::once(summary).chain(findings).collect()
+}
+
+/// An error takes somebody's service away, may hand one user what is another's, or shows credentials to all.
+fn level(finding: Finding) -> Level {
+    match finding {
+        Finding::SharedPort
+        | Finding::TwoPorts
+        | Finding::DuplicateIdentity
+        | Finding::UserDiffers
+        | Finding::InvalidIdentity
+        | Finding::InvalidUser
+        | Finding::InvalidPort
+        | Finding::InvalidEntry
+        | Finding::UnknownAccount
+        | Finding::StateExposed => Level::Error,
+        Finding::NoInstance
+        | Finding::NotInMap
+        | Finding::MapConflict
+        | Finding::MapUnreadable
+        | Finding::InvalidLine
+        | Finding::SharedUser
+        | Finding::IdentityCase
+        | Finding::PortDiffers
+        | Finding::EnvMissing
+        | Finding::EnvInvalid => Level::Warn,
+        // The files hold tokens: that we may not read them is how it should be.
+        Finding::EnvUnreadable => Level::Ok,
+    }
+}
+
+fn state_dir(path: &Path) -> Item {
+    let item =
+        |level, message: String| Item::new(level, "state_dir", format!("{}: {message}", path.display()));
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return item(
+                Level::Warn,
+                format!(
+                    "{error}; the service unit makes it, or make it with install -d -m 0750 for our account"
+                ),
+            );
+        }
+    };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if !metadata.is_dir() {
+        item(Level::Error, "it is not a directory; move the file away".to_owned())
+    } else if mode & 0o002 != 0 {
+        item(Level::Error, format!("every account can write to it (mode {mode:04o}); run chmod 0750 on it"))
+    } else if nix::unistd::access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+        item(
+            Level::Error,
+            "this account cannot write to it; run the check as the service's account, or change the owner"
+                .to_owned(),
+        )
+    } else if mode & 0o007 != 0 {
+        item(Level::Warn, format!("every account can look into it (mode {mode:04o}); run chmod 0750 on it"))
+    } else {
+        item(Level::Ok, "it is ours to write".to_owned())
+    }
+}
+
+fn listener(subject: &'static str, address: SocketAddr) -> Item {
+    let (level, message) = match TcpListener::bind(address) {
+        Ok(_) => (Level::Ok, format!("{address} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => (
+            Level::Warn,
+            format!(
+                "{address} is taken; that is right while t3-prober runs, else see who has it with ss -ltnp"
+            ),
+        ),
+        Err(error) => (
+            Level::Error,
+            format!(
+                "{address} cannot be listened on: {error}; name an address of this machine and a port we may use"
+            ),
+        ),
+    };
+    Item::new(level, subject, message)
+}
+
+fn socket(subject: &'static str, path: &Path) -> Item {
+    let is_there = path.parent().is_some_and(Path::is_dir);
+    if is_there {
+        Item::new(Level::Ok, subject, format!("{} can be made", path.display()))
+    } else {
+        let message = format!(
+            "{}: its directory does not exist; the service unit makes it (RuntimeDirectory=), or make it",
+            path.display()
+        );
+        Item::new(Level::Warn, subject, message)
+    }
+}
+
+/// A file whose content opens something: there, not empty, and nobody else's to read. Its content is never shown.
+fn secret_file(subject: &'static str, path: &Path) -> Item {
+    let item = |level, message: String| Item::new(level, subject, format!("{}: {message}", path.display()));
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return item(
+                Level::Error,
+                format!("{error}; write the secret into it, readable by our account alone"),
+            );
+        }
+    };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if !metadata.is_file() {
+        item(Level::Error, "it is not an ordinary file; name the file that holds the secret".to_owned())
+    } else if mode & 0o007 != 0 {
+        item(
+            Level::Error,
+            format!(
+                "every account can use the secret (mode {mode:04o}); make a new one and run chmod 0600 on it"
+            ),
+        )
+    } else if nix::unistd::access(path, AccessFlags::R_OK).is_err() {
+        item(
+            Level::Error,
+            "this account cannot read it; run the check as the service's account, or change the owner"
+                .to_owned(),
+        )
+    } else if metadata.len() == 0 {
+        item(
+            Level::Error,
+            "it is empty, and an empty secret opens nothing; write the secret into it".to_owned(),
+        )
+    } else {
+        item(Level::Ok, "it is ours alone to read".to_owned())
+    }
+}
+
+impl Item {
+    fn new(level: Level, subject: &'static str, message: String) -> Self {
+        Self { level, subject, message }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        write!(f, "{level:<5}  {:<20}  {}", self.subject, self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, create_dir, set_permissions, write};
+
+    use super::*;
+
+    fn file(content: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("token");
+        write(&path, content).expect("written");
+        set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+        (dir, path)
+    }
+
+    #[test]
+    fn a_secret_that_everybody_can_read_an_empty_one_and_none_at_all_are_errors_and_never_shown() {
+        for (content, mode, expected) in [
+            ("hunter2", 0o600, Level::Ok),
+            ("hunter2", 0o640, Level::Ok),
+            ("hunter2", 0o644, Level::Error),
+            ("", 0o600, Level::Error),
+        ] {
+            let (_dir, path) = file(content, mode);
+            let item = secret_file("operator.token_file", &path);
+            assert_eq!(item.level, expected, "{item}");
+            assert!(!item.to_string().contains("hunter2"), "{item}");
+        }
+        let item = secret_file("operator.token_file", Path::new("/nonexistent/token"));
+        assert_eq!(item.level, Level::Error, "{item}");
+    }
+
+    #[test]
+    fn a_state_dir_that_others_can_write_to_is_an_error_and_one_they_can_read_a_warning() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (mode, expected) in [(0o750, Level::Ok), (0o755, Level::Warn), (0o777, Level::Error)] {
+            let path = dir.path().join(format!("{mode:o}"));
+            create_dir(&path).expect("a directory");
+            set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+            assert_eq!(state_dir(&path).level, expected, "{mode:o}");
+        }
+        assert_eq!(state_dir(&dir.path().join("none")).level, Level::Warn);
+        let (_dir, path) = file("", 0o600);
+        assert_eq!(state_dir(&path).level, Level::Error);
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_a_warning_and_one_that_is_not_ours_an_error() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("an address");
+        assert_eq!(listener("operator.listen", address).level, Level::Warn);
+        let foreign = "192.0.2.1:9780".parse().expect("an address");
+        assert_eq!(listener("operator.listen", foreign).level, Level::Error);
+        let free = "127.0.0.1:0".parse().expect("an address");
+        assert_eq!(listener("operator.listen", free).level, Level::Ok);
+    }
+}

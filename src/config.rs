@@ -1,0 +1,295 @@
+//! What the operator writes: one TOML file, checked once. A section's struct lives beside the code that reads it, and
+//! past `Config::load` nobody checks again. A new section is one field here and one header in the example file.
+
+mod refusal;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::DeTable;
+
+use refusal::Problem;
+pub use refusal::Refused;
+
+use crate::{inventory, operator};
+
+const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
+
+/// Every key with its default and a comment; a test holds it to `Config::default()`, and refusals quote it.
+const EXAMPLE: &str = include_str!("../deploy/config.example.toml");
+
+/// A configuration is written by hand; what is larger is another file.
+const MAX_SIZE: u64 = 1024 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What must not be forgotten: history, verdicts, journals. Default `/var/lib/t3-prober`.
+    pub state_dir: PathBuf,
+    pub inventory: inventory::Section,
+    pub operator: operator::Section,
+}
+
+/// The file the configuration comes from, remembered for reloading.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: PathBuf,
+    must_exist: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/t3-prober"),
+            inventory: inventory::Section::default(),
+            operator: operator::Section::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file, at the start and again at every reload.
+    pub fn load(source: &mut Source) -> Result<Self, Refused> {
+        let content = match read(&source.path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !source.must_exist => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(Refused::unreadable(&source.path, &error)),
+        };
+        // A file that was there once and is gone at a reload is a mistake, not a wish for the defaults.
+        source.must_exist = true;
+        match std::str::from_utf8(&content) {
+            Ok(text) => Self::parse(text, &source.path),
+            Err(error) => Err(Refused::not_utf8(&source.path, &content, error.valid_up_to())),
+        }
+    }
+
+    /// The keys that differ from `new` and are only read at the start.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let fixed = [
+            ("state_dir", self.state_dir != new.state_dir),
+            ("operator.listen", self.operator.listen != new.operator.listen),
+            ("operator.socket", self.operator.socket != new.operator.socket),
+        ];
+        fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
+    /// What no single key shows, as (section, key, sentence).
+    fn complaints(&self) -> Vec<(&'static str, &'static str, String)> {
+        let relative = self.state_dir.is_relative();
+        let state_dir = format!("'{}' is not an absolute path; begin it with /", self.state_dir.display());
+        let own = relative.then_some(("state_dir", state_dir));
+        let sections = [
+            ("", own.into_iter().collect()),
+            ("inventory", self.inventory.complaints()),
+            ("operator", self.operator.complaints()),
+        ];
+        let complaints = sections.into_iter().flat_map(|(section, complaints)| {
+            complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))
+        });
+        complaints.collect()
+    }
+
+    /// Reports as many problems as there are: a key that is refused is taken out, and the rest is read on.
+    fn parse(text: &str, path: &Path) -> Result<Self, Refused> {
+        let (mut document, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let problems = errors.iter().map(|error| Problem::syntax(text, error)).collect();
+            return Err(Refused::new(path, problems));
+        }
+        let whole = document.clone();
+        let mut problems = Vec::new();
+        let config = loop {
+            match Self::deserialize(toml::de::Deserializer::from(document.clone())) {
+                Ok(config) => break config,
+                Err(error) => {
+                    let span = error.span().unwrap_or_default();
+                    let key = refusal::take_out(document.get_mut(), &span);
+                    let is_stuck = key.is_none();
+                    problems.push(Problem::refused(text, &span, key.as_deref(), error.message()));
+                    if is_stuck {
+                        return Err(Refused::new(path, problems));
+                    }
+                }
+            }
+        };
+        for (section, key, sentence) in config.complaints() {
+            problems.push(Problem::complaint(text, whole.get_ref(), section, key, &sentence));
+        }
+        if problems.is_empty() { Ok(config) } else { Err(Refused::new(path, problems)) }
+    }
+}
+
+impl Source {
+    /// The file named with `--config`, which must exist, or the one at the default path, which need not.
+    pub fn new(named: Option<PathBuf>) -> Self {
+        let must_exist = named.is_some();
+        Self { path: named.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)), must_exist }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SIZE {
+        return Err(io::Error::other("it is larger than 1 MiB, which no configuration is"));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// One `#key = value` line of the example.
+    struct Shown {
+        section: String,
+        key: String,
+        assignment: String,
+        is_default: bool,
+        is_explained: bool,
+    }
+
+    fn shown() -> Vec<Shown> {
+        let (mut section, mut explained, mut shown) = (String::new(), false, Vec::new());
+        for line in EXAMPLE.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_matches(['[', ']']).to_owned();
+            } else if let Some(line) =
+                line.strip_prefix('#').filter(|line| line.starts_with(char::is_alphabetic))
+            {
+                let (assignment, is_default) = match line.strip_suffix(" # no default") {
+                    Some(assignment) => (assignment, false),
+                    None => (line, true),
+                };
+                let (key, _) = assignment.split_once(" = ").expect("'#key = value'");
+                shown.push(Shown {
+                    section: section.clone(),
+                    key: key.to_owned(),
+                    assignment: assignment.to_owned(),
+                    is_default,
+                    is_explained: explained,
+                });
+            }
+            explained = line.starts_with("# ");
+        }
+        shown
+    }
+
+    fn document(keys: &[Shown], wanted: fn(&Shown) -> bool) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for key in keys.iter().filter(|key| wanted(key)) {
+            if key.section != section {
+                section = &key.section;
+                text.push_str(&format!("[{section}]\n"));
+            }
+            text.push_str(&format!("{}\n", key.assignment));
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("config.toml")).map_err(|refused| refused.to_string())
+    }
+
+    #[test]
+    fn the_example_as_it_stands_changes_nothing() {
+        assert_eq!(parse(EXAMPLE), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_default_that_the_example_shows_is_the_default() {
+        let keys = shown();
+        for key in keys.iter().filter(|key| key.is_default) {
+            let alone = document(std::slice::from_ref(key), |_| true);
+            assert_eq!(parse(&alone), Ok(Config::default()), "{alone}");
+        }
+        assert_eq!(parse(&document(&keys, |key| key.is_default)), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_that_the_example_shows_without_a_default_parses_and_changes_something() {
+        let keys = shown();
+        for key in keys.iter().filter(|key| !key.is_default) {
+            let alone = document(std::slice::from_ref(key), |_| true);
+            assert_ne!(parse(&alone).expect(&alone), Config::default(), "{alone}");
+        }
+        parse(&document(&keys, |_| true)).expect("all keys at once");
+    }
+
+    #[test]
+    fn the_example_shows_and_explains_every_key_there_is() {
+        // The refusal of a key that cannot exist lists those that do.
+        let known = |section: &str| -> BTreeSet<String> {
+            let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+            let refused = parse(&format!("{header}qqqqqqqqqqqqqqqqqqqq = 1")).expect_err("no such key");
+            let (_, known) = refused.split_once("known here: ").expect("the keys are listed");
+            known.trim().split(", ").map(ToOwned::to_owned).collect()
+        };
+        let sections: BTreeSet<String> = EXAMPLE
+            .lines()
+            .filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'))
+            .map(ToOwned::to_owned)
+            .collect();
+        let keys = shown();
+        let of = |section: &str| -> BTreeSet<String> {
+            keys.iter().filter(|key| key.section == section).map(|key| key.key.clone()).collect()
+        };
+        assert_eq!(known(""), &of("") | &sections);
+        for section in &sections {
+            assert_eq!(known(section), of(section), "[{section}]");
+        }
+        let unexplained: Vec<_> = keys.iter().filter(|key| !key.is_explained).map(|key| &key.key).collect();
+        assert_eq!(unexplained, Vec::<&String>::new());
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_missing_file_is_the_default_only_where_nobody_named_it_and_only_until_it_was_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("config.toml");
+        assert!(Config::load(&mut Source::new(Some(path.clone()))).is_err());
+        let mut source = Source { path: path.clone(), must_exist: false };
+        assert_eq!(Config::load(&mut source).ok(), Some(Config::default()));
+        std::fs::write(&path, "state_dir = \"/srv/t3\"").expect("written");
+        assert_eq!(
+            Config::load(&mut source).map(|config| config.state_dir).ok(),
+            Some(PathBuf::from("/srv/t3"))
+        );
+        std::fs::remove_file(&path).expect("removed");
+        assert!(Config::load(&mut source).is_err());
+    }
+
+    #[test]
+    fn what_cannot_change_at_run_time_is_named_and_what_can_is_not() {
+        let old = Config::default();
+        let mut new = old.clone();
+        new.inventory.accounts = false;
+        new.operator.trusted_uids = vec![1000];
+        assert_eq!(old.needs_restart(&new), Vec::<&str>::new());
+        new.operator.listen.set_port(9999);
+        new.state_dir = PathBuf::from("/srv/t3");
+        assert_eq!(old.needs_restart(&new), ["state_dir", "operator.listen"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_at_all_makes_it_panic_or_go_on_for_ever(text in "[a-z_=\\[\\]\"0-9{}, \\n.]{0,80}") {
+            let _ = parse(&text);
+            let _ = parse(&format!("[inventory]\n{text}"));
+        }
+    }
+}
