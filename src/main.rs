@@ -7,12 +7,15 @@ mod board;
 mod check;
 mod cli;
 mod config;
+mod history;
 mod inventory;
 mod metrics;
 mod operator;
 mod outcome;
+mod pause;
 mod probe;
 mod sim;
+mod spool;
 mod t3;
 mod telemetry;
 

@@ -7,6 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+mod json;
+
+pub use json::{seconds, utc};
+
 /// Declares a closed set: the enum, its words, and every way a word is written or read.
 macro_rules! words {
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $word:literal,)+ }) => {
@@ -230,6 +234,60 @@ words! {
 }
 
 words! {
+    /// The t3 commands this program starts, as they appear in metrics and in a probe's facts.
+    pub enum Verb {
+        /// `t3 --version`.
+        Version = "version",
+        /// `t3 auth pairing create`.
+        PairingCreate = "pairing_create",
+        /// `t3 auth pairing list`.
+        PairingList = "pairing_list",
+        /// `t3 auth pairing revoke`.
+        PairingRevoke = "pairing_revoke",
+        /// `t3 auth session issue`.
+        SessionIssue = "session_issue",
+        /// `t3 auth session list`.
+        SessionList = "session_list",
+        /// `t3 auth session revoke`.
+        SessionRevoke = "session_revoke",
+        /// `t3 project add`.
+        ProjectAdd = "project_add",
+    }
+}
+
+words! {
+    /// What the history remembers beside probes.
+    pub enum EventKind {
+        /// A real user came in, or could not, through the dispatch proxy.
+        Login = "login",
+        /// A candidate build was judged.
+        Verdict = "verdict",
+        /// The enforcer installed, rolled back or held.
+        Upgrade = "upgrade",
+        /// A planned absence began or ended.
+        Pause = "pause",
+    }
+}
+
+words! {
+    /// Why a file that another process dropped into the spool was not taken in.
+    pub enum SpoolRefusal {
+        /// The file belongs to a uid that may not report events.
+        ForeignOwner = "foreign_owner",
+        /// Not a regular file of its own: a symlink, a directory, a pipe, a second name of another file.
+        NotAFile = "not_a_file",
+        /// Larger than any event.
+        TooLarge = "too_large",
+        /// Not an event that this version knows.
+        Garbage = "garbage",
+        /// The file may not be read.
+        Unreadable = "unreadable",
+        /// The file cannot be removed, and would be counted again and again.
+        Stuck = "stuck",
+    }
+}
+
+words! {
     /// What made a probe run.
     pub enum Trigger {
         /// Its interval came round.
@@ -258,7 +316,10 @@ words! {
 }
 
 /// How a step or a whole probe ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// In JSON two fields: `"outcome": "failed", "reason": "auth_store"`; with `ok` there is no `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
 pub enum Outcome {
     Ok,
     Failed(Reason),
@@ -343,40 +404,57 @@ impl NotDone {
     }
 }
 
-/// One step of a probe.
-#[derive(Clone, Debug, PartialEq)]
+/// One step of a probe. JSON: `step`, `outcome`, `reason`, `duration_seconds`, `detail`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepResult {
     pub step: Step,
+    #[serde(flatten)]
     pub outcome: Outcome,
+    #[serde(rename = "duration_seconds", with = "seconds")]
     pub duration: Duration,
     /// For people: what exactly happened. Absent where `ok` says it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// What a probe learned about the instance on its way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a probe learned about the instance on its way. JSON: the same names, absent where nothing was learned;
+/// `cli_cpu_seconds` is a list of `{"verb", "seconds"}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Facts {
     /// `serverVersion` of the descriptor.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The session cookie's name as the instance announces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie: Option<String>,
     /// The exchange endpoint that answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Endpoint>,
     /// CPU time of each t3 command this probe started, by verb.
-    pub cli_cpu: Vec<(&'static str, Duration)>,
+    #[serde(rename = "cli_cpu_seconds", with = "json::cpu", skip_serializing_if = "Vec::is_empty")]
+    pub cli_cpu: Vec<(Verb, Duration)>,
     /// Sessions of earlier probes that could still not be revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_left: Option<u64>,
 }
 
 /// One probe of one user, from its first step to its last.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Its JSON is public (`probe --json`, the history, the spool): `user`, `kind`, `trigger`, `started` (RFC 3339, UTC,
+/// milliseconds), `duration_seconds`, `outcome`, and where that is not `ok` `reason`, `step` and `detail` of the step
+/// that decided it; then `steps`, `facts`, `trace_id`. What follows from `steps` is written and never read back.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Run {
     pub user: String,
     pub kind: Kind,
     pub trigger: Trigger,
+    #[serde(with = "utc")]
     pub started: SystemTime,
+    #[serde(rename = "duration_seconds", with = "seconds")]
     pub duration: Duration,
     pub steps: Vec<StepResult>,
+    #[serde(default)]
     pub facts: Facts,
     /// The W3C trace id the probe's requests carried, 32 hex digits.
     pub trace_id: String,
@@ -436,6 +514,9 @@ mod tests {
         check(Reason::ALL, Reason::as_str);
         check(Skip::ALL, Skip::as_str);
         check(Endpoint::ALL, Endpoint::as_str);
+        check(Verb::ALL, Verb::as_str);
+        check(EventKind::ALL, EventKind::as_str);
+        check(SpoolRefusal::ALL, SpoolRefusal::as_str);
         check(Trigger::ALL, Trigger::as_str);
         check(Ended::ALL, Ended::as_str);
     }
