@@ -44,7 +44,10 @@ pub struct Pauses {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PauseError {
-    #[error("a pause must last between a second and {}, it always ends by itself", humantime::format_duration(LONGEST))]
+    #[error(
+        "a pause must last between a second and {}, it always ends by itself",
+        humantime::format_duration(LONGEST)
+    )]
     Length,
     #[error("the reason of a pause is 1 to {REASON} bytes of one line, without control characters")]
     Reason,
@@ -82,7 +85,7 @@ impl Pause {
     }
 
     fn holds(&self, now: SystemTime) -> bool {
-        now < self.until
+        self.since <= now && now < self.until
     }
 }
 
@@ -98,7 +101,8 @@ impl Pauses {
             serde_json::from_str(&text).map_err(|error| PauseError::Malformed(path.to_owned(), error))?;
         if let Some(unsound) = pauses.pauses.iter().find(|pause| !pause.is_sound()) {
             let name = unsound.user.as_deref().unwrap_or("everybody");
-            let error = serde::de::Error::custom(format!("the pause of {name:?} has no proper end or reason"));
+            let error =
+                serde::de::Error::custom(format!("the pause of {name:?} has no proper end or reason"));
             return Err(PauseError::Malformed(path.to_owned(), error));
         }
         pauses.expire(now);
@@ -112,13 +116,10 @@ impl Pauses {
         change: impl FnOnce(&mut Self) -> T,
     ) -> Result<T, PauseError> {
         let failed = |error| PauseError::Write(path.to_owned(), error);
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(beside(path, ".lock"))
-            .map_err(failed)?;
+        // The directory is the lock: a lock file would belong to whoever paused first, and shut out the others.
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let lock = File::open(directory).map_err(failed)?;
         lock.lock().map_err(failed)?;
         let mut pauses = Self::load(path, now)?;
         let result = change(&mut pauses);
@@ -157,14 +158,19 @@ impl Pauses {
     }
 
     fn expire(&mut self, now: SystemTime) {
-        self.pauses.retain(|pause| pause.holds(now));
+        self.pauses.retain(|pause| now < pause.until);
     }
 
     fn write(&self, path: &Path) -> io::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
-        // Under the lock there is one writer; what a killed one left is overwritten.
-        let half = beside(path, ".new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&half)?;
+        // Under the lock there is one writer: what lies here was left by one that was killed.
+        let mut half = path.as_os_str().to_owned();
+        half.push(".new");
+        match fs::remove_file(&half) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&half)?;
         // `serve` reads it through its group, whatever the umask of whoever paused.
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
         file.write_all(text.as_bytes())?;
@@ -212,12 +218,6 @@ impl PauseFile {
     pub fn pauses(&self) -> &Pauses {
         &self.pauses
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -304,7 +304,17 @@ mod tests {
         Pauses::change(&path, at(2), |_| ()).expect("written");
         let text = fs::read_to_string(&path).expect("read");
         assert!(!text.contains("ann"), "{text}");
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        {
+          "pauses": [
+            {
+              "since": "2026-01-01T00:00:00.000Z",
+              "until": "2026-01-01T03:00:00.000Z",
+              "reason": "moving the disk"
+            }
+          ]
+        }
+        "#);
     }
 
     #[test]
@@ -339,10 +349,16 @@ mod tests {
     #[test]
     fn a_file_written_by_hand_cannot_pause_for_ever() {
         let (_directory, path) = file();
-        let text = r#"{"pauses": [{"user": "ann", "since": "2026-01-01T00:00:00Z", "until": "2030-01-01T00:00:00Z", "reason": "x"}]}"#;
-        fs::write(&path, text).expect("written");
+        let pause = |since, until| {
+            format!(
+                r#"{{"pauses": [{{"since": "{since}T00:00:00Z", "until": "{until}T00:00:00Z", "reason": "x"}}]}}"#
+            )
+        };
+        fs::write(&path, pause("2026-01-01", "2030-01-01")).expect("written");
         let error = Pauses::load(&path, at(0)).expect_err("refused");
         assert!(matches!(error, PauseError::Malformed(..)), "{error}");
+        fs::write(&path, pause("2030-01-01", "2030-01-02")).expect("written");
+        assert!(!Pauses::load(&path, at(0)).expect("read").is_paused("ann", at(0)), "it has not begun");
     }
 
     #[test]
