@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -293,8 +293,29 @@ fn is_regular(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::tests::{at, pulse};
-    use crate::outcome::Outcome;
+    use crate::outcome::{Facts, Kind, Outcome, StepResult, Trigger};
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600 + seconds)
+    }
+
+    fn run(user: &str, outcome: Outcome) -> Run {
+        Run {
+            user: user.to_owned(),
+            kind: Kind::Handshake,
+            trigger: Trigger::Demand,
+            started: at(2),
+            duration: Duration::from_millis(4),
+            steps: vec![StepResult {
+                step: Step::Reach,
+                outcome,
+                duration: Duration::from_millis(2),
+                detail: None,
+            }],
+            facts: Facts::default(),
+            trace_id: "a".repeat(32),
+        }
+    }
 
     fn login(user: &str) -> Event {
         Event::Login {
@@ -341,7 +362,7 @@ mod tests {
                 reason: Reason::AuthStore,
                 at: at(1),
             },
-            Event::Run(pulse("cid", at(2), Outcome::Failed(Reason::Refused))),
+            Event::Run(run("cid", Outcome::Failed(Reason::Refused))),
             login("bob"),
         ];
         for (n, event) in events.iter().enumerate() {

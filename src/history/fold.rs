@@ -11,6 +11,9 @@ use super::{Recorded, Standing};
 /// A silence longer than this ends a row: the row would else claim that probes ran all the time.
 const GAP: Duration = Duration::from_secs(150);
 
+/// In the year 2255; a thousand numbers a millisecond later is all that a double can tell apart.
+const LAST_MILLISECOND: i64 = 9_007_199_254_739;
+
 /// The rows still growing, and since when each user's probes end as they do.
 #[derive(Default)]
 pub struct Fold {
@@ -27,7 +30,7 @@ struct Open {
 
 impl Fold {
     /// Takes a run in; rows that must be stored now go to `rows`.
-    pub fn take(&mut self, run: Run, rows: &mut Vec<Recorded>) {
+    pub fn take(&mut self, run: Run, now: SystemTime, rows: &mut Vec<Recorded>) {
         self.stand(&run);
         if let Some(open) = self.open.get_mut(&run.user).and_then(|kinds| kinds.get_mut(&run.kind)) {
             if open.row.takes_in(&run) {
@@ -41,13 +44,7 @@ impl Fold {
                 rows.push(open.row.clone());
             }
         }
-        let row = Recorded {
-            id: self.next_id(run.started),
-            last: run.started,
-            count: 1,
-            slowest: run.duration,
-            run,
-        };
+        let row = Recorded { id: self.next_id(now), last: run.started, count: 1, slowest: run.duration, run };
         if folds(&row.run) {
             let open = Open { row: row.clone(), grown: false };
             self.open.entry(row.run.user.clone()).or_default().insert(row.run.kind, open);
@@ -67,11 +64,11 @@ impl Fold {
         self.open.retain(|_, kinds| !kinds.is_empty());
     }
 
-    /// A number never given before: it sorts by time, is safe in JSON's doubles, and needs no database to be given.
-    pub fn next_id(&mut self, at: SystemTime) -> i64 {
-        let millis = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        // Years past 9999 come only from a broken clock.
-        let by_time = i64::try_from(millis).unwrap_or(0).min(253_402_300_799_999) * 1000;
+    /// A number never given before: it sorts by time, is safe in JSON's doubles, and needs no database to be given. By
+    /// our own clock, since a run may have been timed by another process.
+    pub fn next_id(&mut self, now: SystemTime) -> i64 {
+        let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let by_time = i64::try_from(millis).unwrap_or(0).min(LAST_MILLISECOND) * 1000;
         self.last_id = by_time.max(self.last_id + 1);
         self.last_id
     }
@@ -152,11 +149,16 @@ mod tests {
     use crate::history::tests::{at, pulse, run};
     use crate::outcome::{Reason, Skip};
 
+    fn take(fold: &mut Fold, run: Run, rows: &mut Vec<Recorded>) {
+        let now = run.started;
+        fold.take(run, now, rows);
+    }
+
     fn rows(runs: Vec<Run>) -> Vec<Recorded> {
         let mut fold = Fold::default();
         let mut rows = Vec::new();
         for run in runs {
-            fold.take(run, &mut rows);
+            take(&mut fold, run, &mut rows);
         }
         rows
     }
@@ -166,10 +168,10 @@ mod tests {
         let mut fold = Fold::default();
         let mut stored = Vec::new();
         for n in 0..10 {
-            fold.take(pulse("ann", at(n * 5), Outcome::Ok), &mut stored);
+            take(&mut fold, pulse("ann", at(n * 5), Outcome::Ok), &mut stored);
         }
         assert_eq!(stored.len(), 1, "nine of ten are only counted");
-        fold.take(pulse("ann", at(50), Outcome::Failed(Reason::AuthStore)), &mut stored);
+        take(&mut fold, pulse("ann", at(50), Outcome::Failed(Reason::AuthStore)), &mut stored);
 
         assert_eq!(stored.len(), 3, "the grown row once more, and the failure");
         assert_eq!(stored[1].id, stored[0].id);
@@ -214,8 +216,8 @@ mod tests {
     fn a_row_that_grew_is_handed_out_once_and_forgotten_when_its_user_has_gone() {
         let mut fold = Fold::default();
         let mut stored = Vec::new();
-        fold.take(pulse("ann", at(0), Outcome::Ok), &mut stored);
-        fold.take(pulse("ann", at(5), Outcome::Ok), &mut stored);
+        take(&mut fold, pulse("ann", at(0), Outcome::Ok), &mut stored);
+        take(&mut fold, pulse("ann", at(5), Outcome::Ok), &mut stored);
         stored.clear();
         fold.grown(at(6), &mut stored);
         assert_eq!(stored.iter().map(|row| row.count).collect::<Vec<_>>(), [2]);
@@ -237,7 +239,7 @@ mod tests {
             (20, Outcome::Skipped(Skip::NotRunning)),
             (25, Outcome::Skipped(Skip::NotRunning)),
         ] {
-            fold.take(pulse("ann", at(seconds), outcome), &mut sink);
+            take(&mut fold, pulse("ann", at(seconds), outcome), &mut sink);
         }
         let standing = fold.standing("ann", Kind::Pulse).expect("ann was probed");
         assert_eq!((standing.definite, standing.since), (Some(Ended::Failed), Some(at(5))));
@@ -248,7 +250,7 @@ mod tests {
     fn an_outage_that_was_under_way_before_a_restart_keeps_its_beginning() {
         let mut fold = Fold::default();
         let mut sink = Vec::new();
-        fold.take(pulse("ann", at(100), Outcome::Failed(Reason::AuthStore)), &mut sink);
+        take(&mut fold, pulse("ann", at(100), Outcome::Failed(Reason::AuthStore)), &mut sink);
         let earlier = |definite| Standing {
             user: "ann".to_owned(),
             kind: Kind::Pulse,

@@ -182,6 +182,7 @@ impl Reader {
         let connection = tokio_rusqlite::Connection::open_with_flags(&self.shared.path, flags).await?;
         let opened = connection.call(|db| {
             db.busy_timeout(Duration::from_secs(1))?;
+            db.execute_batch("PRAGMA cache_size = -512")?;
             Ok::<_, rusqlite::Error>((store::level(db)?, db.get_interrupt_handle()))
         });
         match opened.await {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio_rusqlite::rusqlite::{self, Connection, Transaction, params};
 
-use crate::outcome::Kind;
+use crate::outcome::{Ended, Kind};
 
 use super::{Event, Recorded, Section, Standing};
 
@@ -45,8 +45,8 @@ pub enum StoreError {
     Open(PathBuf, #[source] std::io::Error),
     #[error("the thread that writes the history has ended ({0})")]
     Gone(String),
-    #[error(transparent)]
-    Sql(rusqlite::Error),
+    #[error("writing the history; check the free space and the mode of its directory")]
+    Sql(#[source] rusqlite::Error),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -260,10 +260,10 @@ fn is_ours(db: &Connection) -> rusqlite::Result<bool> {
 }
 
 fn prepare(db: &mut Connection, bounds: Bounds, level: i64) -> rusqlite::Result<()> {
-    // auto_vacuum must be chosen before the first table.
+    // auto_vacuum must be chosen before the first table. A small cache: rows are written once and hardly read.
     db.execute_batch(
         "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-         PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 4194304",
+         PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -512",
     )?;
     let pages = (bounds.max_bytes / size(db, "page_size")?.max(1)).max(64);
     db.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
@@ -369,7 +369,7 @@ fn write_standing(change: &Transaction<'_>, standing: &Standing) -> rusqlite::Re
         .execute(params![
             standing.user,
             standing.kind.as_str(),
-            standing.definite.map(|ended| ended.as_str()),
+            standing.definite.map(Ended::as_str),
             standing.since.map(millis),
             standing.skipped_since.map(millis),
             millis(standing.last),

@@ -106,6 +106,11 @@ async fn a_run_comes_back_with_its_whole_story_by_id_and_by_trace_id() {
     let found = history.reader().by_trace(&told.trace_id).await.expect("read").expect("there");
     assert_eq!(found.run, told);
     assert_eq!(history.reader().get(found.id).await.expect("read"), Some(found.clone()));
+    let json = serde_json::to_value(&found).expect("written");
+    assert_eq!(
+        (&json["count"], &json["user"], &json["reason"]),
+        (&1.into(), &"ann".into(), &"auth_store".into())
+    );
     assert_eq!(history.reader().get(found.id + 1).await.expect("read"), None);
     assert_eq!(history.reader().by_trace(&"f".repeat(32)).await.expect("read"), None);
     close(&history).await;

@@ -110,11 +110,11 @@ impl Writer {
         match entry {
             Entry::Run(run) => {
                 let mut rows = Vec::new();
-                self.fold.take(*run, &mut rows);
+                self.fold.take(*run, SystemTime::now(), &mut rows);
                 self.keep(rows);
             }
             Entry::Event(event) if self.pending.len() < PENDING => {
-                let id = self.fold.next_id(event.at);
+                let id = self.fold.next_id(SystemTime::now());
                 self.pending.events.insert(id, event);
             }
             Entry::Event(_) => self.shared.lose(1),
@@ -226,7 +226,6 @@ impl Writer {
         self.retry_at = Instant::now() + self.retry_after;
         self.retry_after = (self.retry_after * 2).min(RETRY.1);
         let StoreError::Corrupt(_, what) = &error else {
-            self.check |= !error.is_full();
             self.ill(&error);
             return;
         };
