@@ -16,6 +16,7 @@ use crate::outcome::{self, Ended, EventKind, Kind, Run};
 
 mod aside;
 mod fold;
+mod query;
 mod reader;
 mod store;
 mod writer;

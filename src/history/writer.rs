@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fold::Fold;
 use super::store::{Batch, Bounds, Store, StoreError};
-use super::{Entry, Shared, Standing, Trouble, aside, reader};
+use super::{Entry, Shared, Standing, Trouble, aside, query};
 
 /// How long outcomes are gathered before they are written together.
 const GATHER: Duration = Duration::from_millis(200);
@@ -201,7 +201,7 @@ impl Writer {
         let (path, bounds, check) = (self.shared.path.clone(), self.bounds, self.check);
         let opening = tokio::task::spawn_blocking(move || {
             let (store, db) = Store::open(&path, bounds, check)?;
-            let standings = reader::standings(&db)?;
+            let standings = query::standings(&db)?;
             Ok((store, db, standings))
         });
         let (store, db, standings) = opening.await.unwrap_or_else(|panicked| {
