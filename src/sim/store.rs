@@ -164,7 +164,7 @@ impl Store {
         Ok(self.connection.query_row(&sql, [id], |row| self.read_session(row)).optional()?)
     }
 
-    /// Live sessions, newest first.
+    /// Live sessions: administrative ones first, then the newest.
     pub fn sessions(&self) -> Result<Vec<Session>, StoreError> {
         let sql = format!(
             "SELECT {} FROM auth_sessions WHERE revoked_at IS NULL AND expires_at > ?1 ORDER BY issued_at DESC",
@@ -172,7 +172,9 @@ impl Store {
         );
         let mut statement = self.connection.prepare(&sql)?;
         let rows = statement.query_map([Millis::now().iso()], |row| self.read_session(row))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut sessions = rows.collect::<Result<Vec<_>, _>>()?;
+        sessions.sort_by_key(|session| !session.grant.allows("access:read"));
+        Ok(sessions)
     }
 
     /// Whether there was an active session of that id.

@@ -22,15 +22,15 @@ pub fn snapshot(instance: &Instance, call: &Call) -> Reply {
                 let document = json!({ "error": "Only owner sessions can manage projects." });
                 Reply::json(StatusCode::BAD_REQUEST, &document)
             }
-            Ok(_) => load(instance, call, |store| store.snapshot()),
+            Ok(_) => load(instance, call, Store::snapshot),
         },
-        Generation::B => scoped(instance, call, |store| store.snapshot()),
+        Generation::B => scoped(instance, call, Store::snapshot),
     }
 }
 
 /// `GET /api/orchestration/shell`, from 0.0.29.
 pub fn shell(instance: &Instance, call: &Call) -> Reply {
-    scoped(instance, call, |store| store.shell())
+    scoped(instance, call, Store::shell)
 }
 
 fn scoped(instance: &Instance, call: &Call, read: fn(&Store) -> Result<Value, StoreError>) -> Reply {
