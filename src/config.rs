@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{inventory, operator};
+use crate::{history, inventory, operator};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -29,6 +29,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub inventory: inventory::Section,
     pub operator: operator::Section,
+    pub history: history::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -44,6 +45,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/t3-prober"),
             inventory: inventory::Section::default(),
             operator: operator::Section::default(),
+            history: history::Section::default(),
         }
     }
 }
@@ -72,6 +74,8 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
+            ("history.keep", self.history.keep != new.history.keep),
+            ("history.max_mib", self.history.max_mib != new.history.max_mib),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -85,6 +89,7 @@ impl Config {
             ("", own.into_iter().collect()),
             ("inventory", self.inventory.complaints()),
             ("operator", self.operator.complaints()),
+            ("history", self.history.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

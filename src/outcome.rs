@@ -234,24 +234,14 @@ words! {
 }
 
 words! {
-    /// The t3 commands this program starts, as they appear in metrics and in a probe's facts.
+    /// The calls this program makes of t3's command.
     pub enum Verb {
         /// `t3 --version`.
         Version = "version",
         /// `t3 auth pairing create`.
         PairingCreate = "pairing_create",
-        /// `t3 auth pairing list`.
-        PairingList = "pairing_list",
-        /// `t3 auth pairing revoke`.
-        PairingRevoke = "pairing_revoke",
         /// `t3 auth session issue`.
         SessionIssue = "session_issue",
-        /// `t3 auth session list`.
-        SessionList = "session_list",
-        /// `t3 auth session revoke`.
-        SessionRevoke = "session_revoke",
-        /// `t3 project add`.
-        ProjectAdd = "project_add",
     }
 }
 
