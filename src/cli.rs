@@ -7,10 +7,15 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Source};
 
+mod pause;
+mod probe;
+
 /// Exit codes, the same for every command (the gate and the enforcer add theirs).
 pub mod exit {
     /// The answer is no, or something failed.
     pub const FAILED: u8 = 1;
+    /// Nothing failed, and it could not be told whether all is well.
+    pub const UNKNOWN: u8 = 4;
     /// Usage error (sysexits EX_USAGE).
     pub const USAGE: u8 = 64;
     /// The configuration is refused (sysexits EX_CONFIG).
@@ -30,6 +35,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Probe everybody on schedule; serve metrics, pages and history
+    Serve,
+    /// One probe now, every step with its time
+    ///
+    /// Exit 0: all is well; 1: a step failed; 4: nothing failed, and something could not be told.
+    Probe(probe::Args),
+    /// Planned absence: still probed and shown, no alert; always ends by itself
+    Pause(pause::PauseArgs),
+    /// End a planned absence now
+    Resume(pause::ResumeArgs),
+    /// The whole thing on this machine with no t3: a simulated fleet, faults to switch on, all surfaces live
+    Demo(crate::demo::Args),
     /// Say now what would fail later: configuration, inventory, permissions, addresses
     ///
     /// One line per finding. Exit 0: nothing worse than a warning; 1: an error; 78: the configuration is refused.
@@ -54,6 +71,21 @@ pub fn run() -> ExitCode {
     };
     let source = Source::new(cli.config);
     match cli.command {
+        Command::Serve => with_config(source, |config, source| {
+            with_runtime(&config, async |config| {
+                crate::serve::run(source, config, |_| ()).await?;
+                Ok(ExitCode::SUCCESS)
+            })
+        }),
+        Command::Probe(args) => with_config(source, |config, _| {
+            with_runtime(&config, async |config| probe::run(args, &config).await)
+        }),
+        Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(args, &config))),
+        Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(args, &config))),
+        Command::Demo(args) => with_runtime(&Config::default(), async |_| {
+            crate::demo::run(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::Check => with_config(source, |config, source| crate::check::run(&config, &source)),
         Command::Sim(args) => crate::sim::run(args),
         Command::MetricsReference => {
@@ -72,4 +104,28 @@ fn with_config(mut source: Source, command: impl FnOnce(Config, Source) -> ExitC
             ExitCode::from(exit::CONFIG)
         }
     }
+}
+
+/// Starts the log and a runtime, and runs a command to its end.
+fn with_runtime(config: &Config, command: impl AsyncFnOnce(Config) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let telemetry = match crate::telemetry::start(&config.telemetry) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return answer(Err(error)),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return answer(Err(anyhow::Error::new(error).context("cannot start the runtime"))),
+    };
+    let code = answer(runtime.block_on(command(config.clone())));
+    drop(runtime);
+    drop(telemetry);
+    code
+}
+
+/// The exit code, or the error with all its causes on one line.
+fn answer(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("t3-prober: {error:#}");
+        ExitCode::from(exit::FAILED)
+    })
 }

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{history, inventory, operator};
+use crate::{history, inventory, operator, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -28,8 +28,11 @@ pub struct Config {
     /// What must not be forgotten: history, verdicts, journals. Default `/var/lib/t3-prober`.
     pub state_dir: PathBuf,
     pub inventory: inventory::Section,
+    pub t3: t3::Section,
+    pub probe: probe::Section,
     pub operator: operator::Section,
     pub history: history::Section,
+    pub telemetry: telemetry::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -44,8 +47,11 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from("/var/lib/t3-prober"),
             inventory: inventory::Section::default(),
+            t3: t3::Section::default(),
+            probe: probe::Section::default(),
             operator: operator::Section::default(),
             history: history::Section::default(),
+            telemetry: telemetry::Section::default(),
         }
     }
 }
@@ -74,8 +80,8 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
-            ("history.keep", self.history.keep != new.history.keep),
-            ("history.max_mib", self.history.max_mib != new.history.max_mib),
+            ("history", self.history != new.history),
+            ("telemetry", self.telemetry != new.telemetry),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -88,8 +94,11 @@ impl Config {
         let sections = [
             ("", own.into_iter().collect()),
             ("inventory", self.inventory.complaints()),
+            ("t3", self.t3.complaints()),
+            ("probe", self.probe.complaints()),
             ("operator", self.operator.complaints()),
             ("history", self.history.complaints()),
+            ("telemetry", self.telemetry.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

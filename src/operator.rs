@@ -1,9 +1,38 @@
-//! The operator's listener: who may come in, and by which door.
+//! The operator's listener: who may come in, by which door, and what there is to see.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use anyhow::Context;
+use axum::Router;
+use axum::http::{HeaderMap, header};
+use axum::routing::{get, post};
 use serde::Deserialize;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::access::Access;
+use self::access::Door;
+use crate::board::Board;
+use crate::history::History;
+use crate::inventory::Watch;
+use crate::metrics::Metrics;
+use crate::pause::PauseFile;
+use crate::probe::prober::{Order, Prober};
+
+mod access;
+mod health;
+mod history;
+mod metrics;
+mod page;
+pub mod probe;
+mod reload;
+mod status;
 
 /// `[operator]`: where pages, metrics and commands are served, and who may use what changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -43,4 +72,125 @@ impl Section {
             })
             .collect()
     }
+}
+
+/// A reload that was asked for: answered with what was taken over, or with what is wrong.
+pub type Reload = oneshot::Sender<Result<String, String>>;
+
+/// Everything there is to see, shared by all requests.
+#[derive(Clone)]
+pub struct Surfaces(Arc<Seen>);
+
+pub struct Seen {
+    pub started: SystemTime,
+    pub metrics: Arc<Metrics>,
+    pub history: Arc<History>,
+    pub inventory: Watch,
+    pub board: Arc<Mutex<Board>>,
+    pub prober: Arc<Mutex<Prober>>,
+    pub pauses: Arc<Mutex<PauseFile>>,
+    pub reload: mpsc::Sender<Reload>,
+    pub access: Access,
+    pub turns: probe::Turns,
+}
+
+impl std::ops::Deref for Surfaces {
+    type Target = Seen;
+
+    fn deref(&self) -> &Seen {
+        &self.0
+    }
+}
+
+impl Seen {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orders(&self, user: &str) -> Option<mpsc::Sender<Order>> {
+        self.prober.lock().unwrap_or_else(PoisonError::into_inner).orders(user)
+    }
+}
+
+/// The doors, opened: bound before anything else is started, so that an address in use is said at once.
+pub struct Doors {
+    tcp: TcpListener,
+    unix: Option<(UnixListener, PathBuf)>,
+}
+
+impl Doors {
+    pub async fn open(section: &Section) -> anyhow::Result<Self> {
+        let tcp = TcpListener::bind(section.listen).await.with_context(|| {
+            format!(
+                "cannot listen on {}; is t3-prober running already? else change [operator] listen",
+                section.listen
+            )
+        })?;
+        let unix = section.socket.as_deref().map(bind).transpose()?;
+        Ok(Self { tcp, unix })
+    }
+
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Serves until told to stop; requests under way are finished.
+    pub fn serve(self, seen: Seen, tasks: &TaskTracker, stop: &CancellationToken) {
+        let app = router(Surfaces(Arc::new(seen))).into_make_service_with_connect_info::<Door>();
+        let tcp = axum::serve(self.tcp, app.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tasks.spawn(async move {
+            if let Err(error) = tcp.await {
+                tracing::error!(%error, "the operator's listener ended");
+            }
+        });
+        if let Some((listener, path)) = self.unix {
+            let unix = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+            tasks.spawn(async move {
+                if let Err(error) = unix.await {
+                    tracing::error!(%error, "the operator's socket ended");
+                }
+                let _ = std::fs::remove_file(path);
+            });
+        }
+    }
+}
+
+fn router(surfaces: Surfaces) -> Router {
+    let guarded = Router::new()
+        .route("/probe", get(probe::probe))
+        .route("/history", get(history::history))
+        .route("/history/{id}", get(history::entry))
+        .route("/-/reload", post(reload::reload))
+        .route_layer(axum::middleware::from_fn_with_state(surfaces.clone(), access::require));
+    Router::new()
+        .route("/", get(status::status))
+        .route("/metrics", get(metrics::metrics))
+        .route("/-/healthy", get(health::healthy))
+        .route("/-/ready", get(health::ready))
+        .merge(guarded)
+        .with_state(surfaces)
+}
+
+/// A socket that owner and group may use. One that a killed process left behind is replaced, one in use is not.
+fn bind(path: &Path) -> anyhow::Result<(UnixListener, PathBuf)> {
+    if std::os::unix::net::UnixStream::connect(path).is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!(
+            "cannot listen on {}; is t3-prober running already? else change [operator] socket",
+            path.display()
+        )
+    })?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    Ok((listener, path.to_owned()))
+}
+
+/// Browsers name text/html; curl and programs do not.
+fn wants_html(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
 }

@@ -218,8 +218,8 @@ words! {
         RecentLogin = "recent_login",
         /// The part that would do this is not configured.
         NotConfigured = "not_configured",
-        /// The probe of this user is already under way.
-        Busy = "busy",
+        /// The inventory contradicts itself about this user, so no secret is sent to their port.
+        Withheld = "withheld",
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::inventory::Target;
 use crate::outcome::{Facts, Kind, NotDone, Outcome, Run, Skip, Step, StepResult, Trigger};
 use crate::t3::Instance;
+use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 
 pub mod handshake;
@@ -66,19 +67,52 @@ impl Default for Section {
 }
 
 impl Section {
+    /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let shortest = Duration::from_millis(100);
+        let durations = [
+            ("pulse_interval", self.pulse_interval),
+            ("pulse_timeout", self.pulse_timeout),
+            ("handshake_interval", self.handshake_interval),
+            ("request_timeout", self.request_timeout),
+            ("command_timeout", self.command_timeout),
+            ("version_interval", self.version_interval),
+        ];
+        let mut complaints: Vec<_> = durations
+            .into_iter()
+            .filter(|(_, duration)| *duration < shortest)
+            .map(|(key, duration)| {
+                (key, format!("{} is too short; write at least 100ms", humantime::format_duration(duration)))
+            })
+            .collect();
+        let counts = [
+            ("concurrent_pulses", self.concurrent_pulses),
+            ("concurrent_handshakes", self.concurrent_handshakes),
+        ];
+        let none = counts.into_iter().filter(|(_, count)| *count == 0);
+        complaints.extend(none.map(|(key, _)| (key, "nothing would ever run; write at least 1".to_owned())));
+        complaints
+    }
+
     /// A probe never runs into the next one of its kind.
     pub fn pulse_limit(&self) -> Duration {
         self.pulse_timeout.min(self.pulse_interval.mul_f64(0.8))
     }
+
+    /// The same for each part of a handshake.
+    pub fn handshake_limits(&self) -> Limits {
+        let most = self.handshake_interval.mul_f64(0.8);
+        Limits { request: self.request_timeout.min(most), command: self.command_timeout.min(most) }
+    }
 }
 
-/// Where a target's t3 is reached, and whose it must be. Everything runs as oneself: the listener must be our own.
+/// Where a target's t3 is reached, and whose it must be.
 pub fn instance_of(target: &Target) -> Instance {
     Instance {
         name: target.user.to_string(),
         port: target.port.get(),
         base_dir: target.base_dir.clone(),
-        uid: nix::unistd::geteuid().as_raw(),
+        uid: target.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
     }
 }
 

@@ -58,6 +58,23 @@ impl Default for Section {
     }
 }
 
+impl Section {
+    /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let mut complaints = Vec::new();
+        if self.command.is_empty() {
+            complaints.push(("command", "no command is named; write [\"t3\"]".to_owned()));
+        }
+        if self.installs.is_relative() {
+            complaints.push((
+                "installs",
+                format!("'{}' is not an absolute path; begin it with /", self.installs.display()),
+            ));
+        }
+        complaints
+    }
+}
+
 /// One running (or stopped) t3 server: where it is reached, where its data lies and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {

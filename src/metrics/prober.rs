@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::Build;
 use super::book::metrics;
 use super::labels::{NoLabels, labels};
-use super::series::{ByLabels, ByUser, Info, Reading, Total, unix_seconds};
+use super::series::{ByLabels, ByUser, CounterReading, Info, Reading, Total, unix_seconds};
 use crate::outcome::{Facts, Verb};
 
 labels! {
@@ -48,8 +48,12 @@ metrics! {
         config_ok: Reading = "t3_prober_config_last_reload_successful",
         /// When the config was last read with success
         config_success: Reading = "t3_prober_config_last_reload_success_timestamp_seconds",
-        /// Outcomes that could not be written to the history; the probes themselves go on
-        history_write_failures: Counter = "t3_prober_history_write_failures_total",
+        /// Outcomes that were never written to the history; the probes themselves go on
+        history_lost: CounterReading = "t3_prober_history_lost_total",
+        /// Attempts to open or write the history that failed
+        history_errors: CounterReading = "t3_prober_history_errors_total",
+        /// Size of the history's database
+        history_size: Reading = "t3_prober_history_size_bytes",
         /// Events of other processes taken in from the spool
         spool_events: ByLabels<OfEvent, Counter> = "t3_prober_spool_events_total",
         /// Files in the spool that were no event and were put aside
@@ -88,8 +92,12 @@ impl Prober {
         self.handshake_interval.set(interval.as_secs_f64());
     }
 
-    pub fn history_write_failed(&self) {
-        self.history_write_failures.inc();
+    /// States what the history's writer has counted.
+    #[allow(clippy::cast_precision_loss)] // Exact up to 2^53.
+    pub fn set_history(&self, lost: u64, errors: u64, bytes: u64) {
+        self.history_lost.set(lost as f64);
+        self.history_errors.set(errors as f64);
+        self.history_size.set(bytes as f64);
     }
 
     /// Counts an event taken in from the spool, by the spool's word for it.

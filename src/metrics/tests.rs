@@ -83,7 +83,7 @@ fn small_world() -> Metrics {
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));
     metrics.prober.set_handshake_interval(Duration::from_secs(600));
-    metrics.prober.history_write_failed();
+    metrics.prober.set_history(1, 2, 40_960);
     metrics.prober.spool_event("login");
     metrics.prober.spool_rejected();
     metrics

@@ -44,11 +44,8 @@ pub async fn run(
         &[Step::Version, Step::Mint, Step::Exchange, Step::Session, Step::App, Step::Socket];
     let trace = TraceContext::unsampled();
     let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
-    let mut login = Login {
-        client: Client::new(instance, &trace),
-        keepers,
-        limits: Limits { request: section.request_timeout, command: section.command_timeout },
-    };
+    let mut login =
+        Login { client: Client::new(instance, &trace), keepers, limits: section.handshake_limits() };
     // Where it stopped is in the steps.
     let _ = login.go(&mut steps, leftovers).await;
     let minted = steps.succeeded(Step::Mint);

@@ -19,7 +19,7 @@ use super::listeners::Listeners;
 use super::pulse::{self, Memory};
 use super::{Section, Steps, instance_of, schedule};
 use crate::inventory::Target;
-use crate::outcome::{Ended, Facts, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger};
+use crate::outcome::{Ended, Facts, Kind, NotDone, Outcome, Reason, Run, Skip, Step, StepResult, Trigger};
 use crate::t3::keeper::Keepers;
 use crate::t3::trace::TraceContext;
 use crate::t3::{self, Instance};
@@ -100,7 +100,7 @@ pub struct Prober {
 }
 
 struct User {
-    target: Target,
+    target: Arc<Target>,
     orders: mpsc::Sender<Order>,
     stop: CancellationToken,
 }
@@ -124,7 +124,7 @@ impl Prober {
     }
 
     /// Takes over a new inventory: who is new is started, who is gone or moved is stopped.
-    pub fn serve(&mut self, targets: &[Target]) {
+    pub fn serve(&mut self, targets: &[Arc<Target>]) {
         self.users.retain(|_, user| {
             let stays = targets.contains(&user.target);
             if !stays {
@@ -160,11 +160,12 @@ impl Prober {
         self.users.get(user).map(|user| user.orders.clone())
     }
 
-    fn start(&self, target: &Target) -> User {
+    fn start(&self, target: &Arc<Target>) -> User {
         let (orders, incoming) = mpsc::channel(4);
         let stop = self.stop.child_token();
         let task = Task {
             shared: self.shared.clone(),
+            withheld: target.withheld.is_some(),
             instance: instance_of(target),
             runs: self.runs.clone(),
             memory: Memory::default(),
@@ -179,6 +180,7 @@ impl Prober {
 /// One user's probes.
 struct Task {
     shared: Arc<Shared>,
+    withheld: bool,
     instance: Instance,
     runs: mpsc::Sender<Run>,
     memory: Memory,
@@ -250,19 +252,29 @@ impl Task {
 
     async fn handshake(&mut self, trigger: Trigger) -> Run {
         let run = match self.pulsed {
+            _ if self.withheld => {
+                self.skipped(
+                    trigger,
+                    Skip::Withheld,
+                    "the dispatch table contradicts itself about this user; see the findings",
+                )
+                .await
+            }
             // No listener, or one that is only starting: a login cannot be tried, and that is not its failure.
             Some(Outcome::Skipped(skip)) => {
-                let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
-                let skipped = async {
-                    Err::<(), _>(NotDone::skipped(skip, "the pulse could not tell, so no login was tried"))
-                };
-                steps.take(Step::Version, skipped).await;
-                steps.end(&TraceContext::unsampled())
+                self.skipped(trigger, skip, "the pulse could not tell, so no login was tried").await
             }
             _ => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
         };
         self.send(&run).await;
         run
+    }
+
+    /// A handshake of which nothing was done.
+    async fn skipped(&self, trigger: Trigger, skip: Skip, detail: &str) -> Run {
+        let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
+        steps.take(Step::Version, async { Err::<(), _>(NotDone::skipped(skip, detail)) }).await;
+        steps.end(&TraceContext::unsampled())
     }
 
     async fn send(&self, run: &Run) {

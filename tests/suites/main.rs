@@ -1,6 +1,13 @@
 //! All integration suites, one binary. Each suite drives the real program.
 
+#[path = "../support"]
+mod support {
+    pub mod free_port;
+    pub mod world;
+}
+
 mod architecture;
 mod config;
+mod faults;
 mod inventory;
 mod metrics;

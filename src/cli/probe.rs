@@ -1,0 +1,85 @@
+//! `probe [USER…]`: one pulse and one handshake now, every step with its time.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use super::exit;
+use crate::config::Config;
+use crate::inventory::{self, Target};
+use crate::operator::probe::text;
+use crate::outcome::{Ended, Run, Trigger};
+use crate::probe::handshake::Leftovers;
+use crate::probe::instance_of;
+use crate::probe::prober::Shared;
+use crate::probe::pulse::Memory;
+use crate::spool::{self, Event, Spool};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Whom to probe; everybody in the inventory when nobody is named
+    users: Vec<String>,
+    /// Print JSON: {"runs": [...]}
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit 0 when all is well, 1 when a step failed, 4 when nothing failed and something could not be told.
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let inventory = inventory::read_once(&config.inventory).context("cannot read the inventory")?;
+    let targets: Vec<Arc<Target>> = if args.users.is_empty() {
+        inventory.targets().to_vec()
+    } else {
+        let find = |user: &String| {
+            inventory.by_user(user).cloned().with_context(|| format!("no user '{user}' in the inventory"))
+        };
+        args.users.iter().map(find).collect::<Result<_, _>>()?
+    };
+    anyhow::ensure!(!targets.is_empty(), "the inventory names no user; see `t3-prober check`");
+    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir));
+    let mut probes = JoinSet::new();
+    for target in targets {
+        probes.spawn(probe(target, shared.clone()));
+    }
+    let mut runs: Vec<Run> = probes.join_all().await.into_iter().flatten().collect();
+    runs.sort_by(|one, other| one.user.cmp(&other.user).then(one.kind.cmp(&other.kind)));
+    tell_serve(&config.state_dir, &runs);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "runs": runs }))?);
+    } else {
+        for run in &runs {
+            print!("{}", text(run));
+        }
+    }
+    let any = |ended: Ended| runs.iter().any(|run| run.outcome().ended() == ended);
+    Ok(if any(Ended::Failed) {
+        ExitCode::from(exit::FAILED)
+    } else if any(Ended::Skipped) {
+        ExitCode::from(exit::UNKNOWN)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn probe(target: Arc<Target>, shared: Arc<Shared>) -> [Run; 2] {
+    let instance = instance_of(&target);
+    let pulse = shared.pulse(&instance, &mut Memory::default(), Trigger::Demand).await;
+    let handshake = shared.handshake(&instance, &mut Leftovers::default(), Trigger::Demand).await;
+    [pulse, handshake]
+}
+
+/// A service that runs takes the outcomes into its metrics; without one there is no spool, and nobody to tell.
+fn tell_serve(state_dir: &Path, runs: &[Run]) {
+    let dir = state_dir.join("spool");
+    if dir.is_dir() {
+        let spool = Spool::new(dir, spool::Limits::default());
+        for run in runs {
+            if let Err(error) = spool.put(&Event::Run(run.clone())) {
+                tracing::warn!(%error, "the outcome is not in the metrics");
+            }
+        }
+    }
+}

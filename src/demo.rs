@@ -1,0 +1,258 @@
+//! The whole thing on a laptop with no t3: a simulated fleet, faults to switch on, all surfaces live, and nothing left
+//! behind at the end.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Config, Source};
+
+/// Who lives in the demo, and what they run: one is behind, as somebody always is.
+const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")];
+/// The build that a host-wide `t3` has become; the one that caused the outage.
+const HOST_COMMAND: &str = "0.0.33";
+const STARTED_WITHIN: Duration = Duration::from_secs(20);
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The operator's address; the next free port is taken when it is in use
+    #[arg(long, default_value = "127.0.0.1:9780")]
+    listen: SocketAddr,
+    /// Keep everything below DIR instead of a temporary directory; it must not exist, and is removed at the end
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// The demo's own directory; it goes when this is dropped.
+struct World {
+    dir: PathBuf,
+    program: PathBuf,
+}
+
+/// One simulated server.
+struct Instance {
+    user: &'static str,
+    version: &'static str,
+    port: u16,
+    child: Child,
+}
+
+/// Plays until Ctrl-C.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let world = World::create(args.dir)?;
+    for version in FLEET.iter().map(|(_, version)| *version) {
+        world.install(version).await?;
+    }
+    let mut fleet = Vec::new();
+    for (user, version) in FLEET {
+        fleet.push(world.start(user, version)?);
+    }
+    for instance in &fleet {
+        instance.answers().await?;
+    }
+    let config = world.configure(&fleet, free(args.listen)?)?;
+    let mut source = Source::new(Some(config.clone()));
+    let loaded = Config::load(&mut source)?;
+    let ended =
+        crate::serve::run(source, loaded, |address| println!("{}", world.guide(&fleet, address, &config)))
+            .await;
+    for instance in fleet {
+        instance.stop().await;
+    }
+    ended
+}
+
+impl World {
+    fn create(dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        let dir = dir
+            .unwrap_or_else(|| std::env::temp_dir().join(format!("t3-prober-demo-{}", std::process::id())));
+        // Never somebody's directory: it will be removed.
+        std::fs::create_dir(&dir).with_context(|| {
+            format!("cannot create {} for the demo; it must not exist yet", dir.display())
+        })?;
+        let dir = dir.canonicalize().context("cannot resolve the demo's directory")?;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        Ok(Self { dir, program })
+    }
+
+    fn t3(&self, version: &str) -> PathBuf {
+        self.dir.join("installs").join(version).join("bin/t3")
+    }
+
+    fn base_dir(&self, user: &str) -> PathBuf {
+        self.dir.join("home").join(user).join(".t3")
+    }
+
+    async fn install(&self, version: &str) -> anyhow::Result<()> {
+        let into = self.dir.join("installs").join(version);
+        let status =
+            Command::new(&self.program).args(["sim", "install"]).arg(into).arg(version).status().await;
+        anyhow::ensure!(
+            status.context("cannot run the stand-in t3")?.success(),
+            "cannot install the stand-in t3 {version}"
+        );
+        Ok(())
+    }
+
+    fn start(&self, user: &'static str, version: &'static str) -> anyhow::Result<Instance> {
+        let port = free((Ipv4Addr::LOCALHOST, 0).into())?.port();
+        let home = self.base_dir(user);
+        // As a home directory should be: a world-readable database would be a finding.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&home)
+            .with_context(|| format!("cannot create {}", home.display()))?;
+        let log =
+            std::fs::File::create(self.dir.join(format!("{user}.log"))).context("cannot create a log")?;
+        let child = Command::new(self.t3(version))
+            .args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--base-dir"])
+            .arg(&home)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            // Ctrl-C is for us: the fleet is stopped after the probes.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start the stand-in t3 of {user}"))?;
+        Ok(Instance { user, version, port, child })
+    }
+
+    fn configure(&self, fleet: &[Instance], listen: SocketAddr) -> anyhow::Result<PathBuf> {
+        let mut table = serde_json::Map::new();
+        for Instance { user, port, .. } in fleet {
+            table.insert(format!("{user}@example.com"), serde_json::json!({ "os_user": user, "port": port }));
+        }
+        let write = |name: &str, text: String| {
+            let path = self.dir.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            anyhow::Ok(path)
+        };
+        let table = write("dispatch.json", serde_json::to_string_pretty(&table)?)?;
+        let config = toml::Table::from_iter([
+            ("state_dir".to_owned(), self.dir.join("state").display().to_string().into()),
+            (
+                "inventory".to_owned(),
+                toml::Table::from_iter([
+                    ("dispatch_table".to_owned(), table.display().to_string().into()),
+                    ("base_dir".to_owned(), format!("{}/home/{{user}}/.t3", self.dir.display()).into()),
+                    // The demo's people have no accounts here.
+                    ("accounts".to_owned(), false.into()),
+                ])
+                .into(),
+            ),
+            (
+                "t3".to_owned(),
+                toml::Table::from_iter([
+                    ("installs".to_owned(), self.dir.join("installs").display().to_string().into()),
+                    (
+                        "command".to_owned(),
+                        toml::Value::Array(vec![self.t3(HOST_COMMAND).display().to_string().into()]),
+                    ),
+                ])
+                .into(),
+            ),
+            (
+                "probe".to_owned(),
+                toml::Table::from_iter([("handshake_interval".to_owned(), "30s".into())]).into(),
+            ),
+            (
+                "operator".to_owned(),
+                toml::Table::from_iter([("listen".to_owned(), listen.to_string().into())]).into(),
+            ),
+        ]);
+        write("config.toml", toml::to_string(&config)?)
+    }
+
+    /// What there is to look at and to break.
+    fn guide(&self, fleet: &[Instance], address: SocketAddr, config: &Path) -> String {
+        let (program, dir, config) = (self.program.display(), self.dir.display(), config.display());
+        let cid = self.base_dir("cid");
+        let mut text = format!(
+            "\nA fleet of {} simulated t3 servers is running below {dir}; nothing of yours is touched.\n\n",
+            fleet.len()
+        );
+        for Instance { user, version, port, .. } in fleet {
+            let _ = writeln!(text, "  {user}  t3 {version}  port {port}");
+        }
+        let _ = write!(
+            text,
+            "
+Look at it:
+  status page   http://{address}/
+  history       http://{address}/history
+  metrics       http://{address}/metrics
+  one probe     {program} --config {config} probe
+
+Break something, in another terminal, and watch the page name it:
+  {program} sim fault {dir}/home/ann/.t3 --help        the faults there are
+  {program} sim fault {dir}/home/ann/.t3 exchange-500 on
+  {program} sim fault {dir}/home/bob/.t3 hang on
+
+Play the outage: a newer t3 mints on the database of a running older one.
+  {} auth pairing create --base-dir {} --json
+
+Ctrl-C stops the fleet and removes everything.",
+            self.t3(HOST_COMMAND).display(),
+            cid.display(),
+        );
+        text
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            eprintln!("could not remove {}: {error}", self.dir.display());
+        }
+    }
+}
+
+impl Instance {
+    async fn answers(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + STARTED_WITHIN;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "the stand-in t3 of {} does not listen on port {}",
+                self.user,
+                self.port
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn stop(mut self) {
+        if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(STOPPED_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// The address, or the next free port after it.
+fn free(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let mut address = wanted;
+    for _ in 0..50 {
+        if let Ok(listener) = TcpListener::bind(address) {
+            return listener.local_addr().context("cannot read the address of a listener");
+        }
+        address.set_port(address.port().saturating_add(1));
+    }
+    anyhow::bail!("no free port from {wanted} on; name another one with --listen")
+}

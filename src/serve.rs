@@ -1,0 +1,311 @@
+//! The long-running service: everything is started here, values flow from probes to metrics, board and history, and
+//! everything is waited for at the end.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::board::{Board, Turn};
+use crate::config::{Config, Source};
+use crate::history::{self, History};
+use crate::inventory::{Snapshot, Watch};
+use crate::metrics::{Build, Metrics, Served};
+use crate::operator::{Doors, Reload, Seen};
+use crate::outcome::{Ended, EventKind, Finding, Run};
+use crate::pause::PauseFile;
+use crate::probe::prober::{Order, Prober, Shared};
+use crate::spool::{self, Event, Spool};
+
+/// How often files that other processes write are looked at: an event is in the metrics within a second.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long the last handshakes and the last of the history may take after the program was told to stop.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Everything that lives as long as the service.
+struct Service {
+    source: Source,
+    config: Config,
+    metrics: Arc<Metrics>,
+    history: Arc<History>,
+    inventory: Watch,
+    board: Arc<Mutex<Board>>,
+    prober: Arc<Mutex<Prober>>,
+    pauses: Arc<Mutex<PauseFile>>,
+    shared: Arc<Shared>,
+    spool: Spool,
+    /// Whether the log has been told that the spool cannot be read.
+    spool_broken: bool,
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is told the operator's address once everything runs.
+pub async fn run(
+    source: Source,
+    config: Config,
+    ready: impl FnOnce(std::net::SocketAddr),
+) -> anyhow::Result<()> {
+    let doors = Doors::open(&config.operator).await?;
+    let address = doors.address().context("cannot read the address of the operator's listener")?;
+    let _alone = claim(&config.state_dir)?;
+    let spool = config.state_dir.join("spool");
+    std::fs::create_dir_all(&spool).with_context(|| format!("cannot make the spool {}", spool.display()))?;
+
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let (runs, finished) = mpsc::channel(1024);
+    let (reload, reloads) = mpsc::channel(4);
+
+    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir));
+    let history = Arc::new(History::open(&config.state_dir.join("history.sqlite"), &config.history).await);
+    let service = Service {
+        metrics: Arc::new(Metrics::new(Build::THIS)),
+        inventory: Watch::start(config.inventory.clone()).await,
+        board: Arc::default(),
+        prober: Arc::new(Mutex::new(Prober::new(shared.clone(), runs, tasks.clone(), stop.clone()))),
+        pauses: Arc::new(Mutex::new(PauseFile::new(config.state_dir.join("pauses.json")))),
+        spool: Spool::new(spool, spool::Limits::default()),
+        spool_broken: false,
+        history: history.clone(),
+        shared,
+        source,
+        config,
+    };
+    let seen = Seen {
+        started: SystemTime::now(),
+        metrics: service.metrics.clone(),
+        history: history.clone(),
+        inventory: service.inventory.clone(),
+        board: service.board.clone(),
+        prober: service.prober.clone(),
+        pauses: service.pauses.clone(),
+        access: crate::operator::Access::new(&service.config.operator)?,
+        turns: crate::operator::probe::Turns::default(),
+        reload,
+    };
+    doors.serve(seen, &tasks, &stop);
+    tasks.spawn(service.inventory.clone().run(stop.clone()));
+    tracing::info!(%address, "t3-prober serves");
+    ready(address);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    service.work(finished, reloads).await?;
+
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
+        tracing::warn!("some probes did not end in time; sessions they made are revoked at the next start");
+    }
+    history.close(FAREWELL).await?;
+    Ok(())
+}
+
+impl Service {
+    /// The main loop: ends when the program is told to stop.
+    async fn work(
+        mut self,
+        mut finished: mpsc::Receiver<Run>,
+        mut reloads: mpsc::Receiver<Reload>,
+    ) -> anyhow::Result<()> {
+        let mut inventory = self.inventory.subscribe();
+        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.metrics.prober.config_reloaded(true, SystemTime::now());
+        inventory.mark_changed();
+        loop {
+            tokio::select! {
+                Some(run) = finished.recv() => self.record(run),
+                Ok(()) = inventory.changed() => {
+                    let snapshot = inventory.borrow_and_update().clone();
+                    self.take_over(&snapshot);
+                }
+                _ = look.tick() => self.look_around(),
+                _ = hangup.recv() => {
+                    if let Err(error) = self.reload().await {
+                        tracing::error!(error, "the reload was refused, the old configuration stays in use");
+                    }
+                }
+                Some(answer) = reloads.recv() => {
+                    let result = self.reload().await;
+                    // Whoever asked may have gone.
+                    let _ = answer.send(result);
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        tracing::info!("told to stop");
+        Ok(())
+    }
+
+    fn record(&self, run: Run) {
+        self.metrics.record(&run);
+        if let Some(turn) = lock(&self.board).record(&run) {
+            log(&run, &turn);
+        }
+        self.history.record(run);
+    }
+
+    /// A new inventory, or news about the one in use.
+    fn take_over(&self, snapshot: &Snapshot) {
+        let targets = snapshot.inventory.targets();
+        let served: Vec<_> = targets
+            .iter()
+            .map(|target| Served {
+                user: target.user.as_str(),
+                identity: &target.identity,
+                port: target.port.get(),
+            })
+            .collect();
+        self.metrics.set_users(&served);
+        lock(&self.board).serve(targets.iter().map(|target| target.user.as_str()));
+        lock(&self.prober).serve(targets);
+        let findings = snapshot.inventory.findings();
+        let counts: Vec<_> = Finding::ALL
+            .iter()
+            .map(|finding| {
+                (finding.as_str(), findings.iter().filter(|found| found.finding == *finding).count() as u64)
+            })
+            .collect();
+        self.metrics.inventory.set_findings(&counts);
+        self.metrics.inventory.reloaded(snapshot.status.is_ok(), SystemTime::now());
+    }
+
+    /// What other processes left for us, and gauges that nobody pushes.
+    fn look_around(&mut self) {
+        match self.spool.take() {
+            Ok(taken) => {
+                for taken in taken {
+                    match taken {
+                        Ok(event) => self.take_in(event),
+                        Err(rejection) => {
+                            self.metrics.prober.spool_rejected();
+                            tracing::warn!(%rejection, "a spool file was not taken in");
+                        }
+                    }
+                }
+                self.spool_broken = false;
+            }
+            Err(error) if !self.spool_broken => {
+                tracing::warn!(%error, "the spool cannot be read; what other processes report is not in the metrics");
+                self.spool_broken = true;
+            }
+            Err(_) => {}
+        }
+        let now = SystemTime::now();
+        let mut pauses = lock(&self.pauses);
+        if let Err(error) = pauses.refresh(now) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the pauses cannot be read; those known go on to their end"
+            );
+        }
+        for (user, _) in lock(&self.board).users() {
+            self.metrics.instance.set_paused(user, pauses.pauses().is_paused(user, now));
+        }
+        self.metrics.prober.set_handshake_interval(self.shared.handshake_interval());
+        let counts = self.history.counts();
+        self.metrics.prober.set_history(counts.lost, counts.errors, counts.bytes);
+    }
+
+    /// What another process saw: a probe counts as one of ours, a real login stands for the next handshake.
+    fn take_in(&self, event: Event) {
+        self.metrics.prober.spool_event(event.word());
+        let (user, subject, outcome, detail, at) = match event {
+            Event::Run(run) => return self.record(run),
+            Event::Login { user, endpoint, duration, at } => {
+                if let Some(orders) = lock(&self.prober).orders(&user) {
+                    // A user's task that is busy probing needs no postponement.
+                    let _ = orders.try_send(Order::LoggedIn);
+                }
+                let detail = serde_json::json!({ "duration_seconds": duration.as_secs_f64() });
+                (user, endpoint.as_str(), Ended::Ok, detail, at)
+            }
+            Event::LoginFailed { user, step, reason, at } => {
+                (user, step.as_str(), Ended::Failed, serde_json::json!({ "reason": reason }), at)
+            }
+        };
+        self.history.record_event(history::Event {
+            at,
+            user: Some(user),
+            kind: EventKind::Login,
+            subject: subject.to_owned(),
+            outcome: outcome.to_string(),
+            detail,
+        });
+    }
+
+    async fn reload(&mut self) -> Result<String, String> {
+        let now = SystemTime::now();
+        let config = Config::load(&mut self.source).map_err(|refused| {
+            self.metrics.prober.config_reloaded(false, now);
+            refused.to_string()
+        })?;
+        self.metrics.prober.config_reloaded(true, now);
+        let fixed = self.config.needs_restart(&config);
+        if (&config.probe, &config.t3) != (&self.config.probe, &self.config.t3) {
+            self.shared =
+                Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &self.config.state_dir));
+            lock(&self.prober).replace(self.shared.clone());
+        }
+        let status = self.inventory.reconfigure(config.inventory.clone()).await;
+        self.config = config;
+        let mut report = "the configuration was taken over\n".to_owned();
+        if !fixed.is_empty() {
+            report.push_str(&format!("needs a restart: {}\n", fixed.join(", ")));
+        }
+        if let Some(error) = status.error {
+            return Err(format!("{report}the inventory was not: {error}\n"));
+        }
+        tracing::info!(needs_restart = fixed.join(", "), "reloaded");
+        Ok(report)
+    }
+}
+
+/// One line when an outcome changes: the log is read by people.
+fn log(run: &Run, turn: &Turn) {
+    let (user, kind, outcome) = (&run.user, run.kind, turn.after);
+    let step = run.decided_by();
+    let detail = step.and_then(|step| step.detail.as_deref()).unwrap_or_default();
+    let step = step.map(|step| step.step.as_str()).unwrap_or_default();
+    match (turn.before.map(crate::outcome::Outcome::ended), outcome.ended()) {
+        (_, Ended::Failed) => {
+            tracing::error!(user, %kind, step, %outcome, detail, trace_id = run.trace_id, "a probe fails")
+        }
+        (_, Ended::Skipped) => tracing::warn!(user, %kind, step, %outcome, detail, "a probe cannot tell"),
+        (None, Ended::Ok) => tracing::debug!(user, %kind, "a probe is well"),
+        (Some(_), Ended::Ok) => tracing::info!(user, %kind, "a probe is well again"),
+    }
+}
+
+/// Makes the state directory ours: one service a directory, because its history has one writer.
+fn claim(state_dir: &Path) -> anyhow::Result<Flock<std::fs::File>> {
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    let dir = state_dir.display();
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(state_dir).with_context(|| {
+        format!("cannot make the state directory {dir}; create it, owned by this account, or set state_dir")
+    })?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(state_dir.join("serve.lock"))
+        .with_context(|| format!("cannot write in the state directory {dir}"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        anyhow::anyhow!("another t3-prober serves from {dir}; stop it first, or set another state_dir")
+    })
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

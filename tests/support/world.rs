@@ -1,0 +1,349 @@
+//! A small world to try the program in: simulated t3 servers, a dispatch table and a configuration, all below one
+//! temporary directory and gone at the end of the test.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::free_port::free_port;
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_t3-prober");
+/// What has not happened by then does not happen; far beyond what a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    dir: TempDir,
+    instances: Vec<Instance>,
+    /// More lines for the configuration, in TOML.
+    extra: String,
+    operator: u16,
+}
+
+struct Instance {
+    user: String,
+    port: u16,
+    server: Option<Child>,
+}
+
+/// A running `t3-prober serve`.
+pub struct Serving {
+    child: Child,
+    pub port: u16,
+}
+
+/// What one probe said.
+pub struct Probed {
+    pub exit: i32,
+    pub json: Value,
+}
+
+impl World {
+    /// Starts one instance a user, each of its version.
+    pub fn with(users: &[(&str, &str)]) -> Self {
+        let mut world = Self::empty();
+        for (user, version) in users {
+            world.install(version);
+            world.instances.push(Instance { user: (*user).to_owned(), port: free_port(), server: None });
+            world.start(user, version);
+        }
+        world.configure();
+        world
+    }
+
+    /// Nobody is served.
+    pub fn empty() -> Self {
+        let dir = tempfile::Builder::new().prefix("t3-prober-test-").tempdir().expect("a directory");
+        let world = Self { dir, instances: Vec::new(), extra: String::new(), operator: free_port() };
+        world.configure();
+        world
+    }
+
+    /// Adds to the configuration.
+    pub fn configured(mut self, extra: &str) -> Self {
+        self.extra.push_str(extra);
+        self.configure();
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn base_dir(&self, user: &str) -> PathBuf {
+        self.path("home").join(user).join(".t3")
+    }
+
+    pub fn port(&self, user: &str) -> u16 {
+        self.instance(user).port
+    }
+
+    /// The command of an installed version.
+    pub fn t3(&self, version: &str) -> PathBuf {
+        self.path("installs").join(version).join("bin/t3")
+    }
+
+    pub fn install(&self, version: &str) {
+        let into = self.path("installs").join(version);
+        if !into.exists() {
+            run(Command::new(PROGRAM).args(["sim", "install"]).arg(into).arg(version));
+        }
+    }
+
+    /// Starts (again) a user's instance, of any version.
+    pub fn start(&mut self, user: &str, version: &str) {
+        self.install(version);
+        let (t3, base_dir) = (self.t3(version), self.base_dir(user));
+        std::fs::create_dir_all(&base_dir).expect("base dir");
+        let log = std::fs::File::create(self.path(&format!("{user}.log"))).expect("log");
+        let instance =
+            self.instances.iter_mut().find(|instance| instance.user == user).expect("a user of this world");
+        let port = instance.port;
+        let server = Command::new(t3)
+            .args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--base-dir"])
+            .arg(base_dir)
+            .stdout(log)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the stand-in t3");
+        instance.server = Some(server);
+        let ready = || http(port, "GET", "/api/auth/session", &[]).is_ok_and(|answer| answer.status == 200);
+        wait_for(&format!("t3 of {user} to answer"), || ready().then_some(()));
+    }
+
+    /// Ends a user's instance without asking it.
+    pub fn kill(&mut self, user: &str) {
+        let instance =
+            self.instances.iter_mut().find(|instance| instance.user == user).expect("a user of this world");
+        end(instance.server.take());
+    }
+
+    /// Switches a fault on.
+    pub fn fault(&self, user: &str, name: &str) {
+        self.switch(user, name, "on");
+    }
+
+    /// Switches a fault off.
+    pub fn mend(&self, user: &str, name: &str) {
+        self.switch(user, name, "off");
+    }
+
+    /// Runs a t3 command of a version on a user's base directory, as somebody with a shell would.
+    pub fn foreign_mint(&self, user: &str, version: &str) {
+        self.install(version);
+        let command = &["auth", "pairing", "create", "--json", "--base-dir"];
+        run(Command::new(self.t3(version)).args(command).arg(self.base_dir(user)));
+    }
+
+    /// The program with this world's configuration.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("--config").arg(self.path("config.toml")).args(args).env_remove("RUST_LOG");
+        command
+    }
+
+    /// `probe USER --json`.
+    pub fn probe(&self, user: &str) -> Probed {
+        let output = self.command(&["probe", "--json", user]).output().expect("the program");
+        Probed::read(&output)
+    }
+
+    /// Starts `serve` and waits until it is ready.
+    pub fn serve(&self) -> Serving {
+        let log = std::fs::File::create(self.path("serve.log")).expect("log");
+        let child = self.command(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().expect("the program");
+        let serving = Serving { child, port: self.operator };
+        wait_for("serve to be ready", || (serving.get("/-/healthy").status == 200).then_some(()));
+        serving
+    }
+
+    /// What `serve` has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("serve.log")).unwrap_or_default()
+    }
+
+    /// Writes the dispatch table and the configuration anew.
+    fn configure(&self) {
+        let table: serde_json::Map<String, Value> = self
+            .instances
+            .iter()
+            .map(|Instance { user, port, .. }| {
+                (format!("{user}@example.com"), serde_json::json!({ "os_user": user, "port": port }))
+            })
+            .collect();
+        let dir = self.dir.path().display();
+        let config = format!(
+            "state_dir = \"{dir}/state\"\n\
+             [inventory]\ndispatch_table = \"{dir}/dispatch.json\"\nbase_dir = \"{dir}/home/{{user}}/.t3\"\naccounts = false\n\
+             [operator]\nlisten = \"127.0.0.1:{}\"\n\
+             [t3]\ncommand = [\"{dir}/installs/none/bin/t3\"]\ninstalls = \"{dir}/installs\"\n{}",
+            self.operator, self.extra
+        );
+        replace(&self.path("dispatch.json"), &serde_json::to_string(&table).expect("json"));
+        replace(&self.path("config.toml"), &config);
+    }
+
+    fn switch(&self, user: &str, name: &str, state: &str) {
+        run(Command::new(PROGRAM).args(["sim", "fault"]).arg(self.base_dir(user)).args([name, state]));
+    }
+
+    fn instance(&self, user: &str) -> &Instance {
+        self.instances.iter().find(|instance| instance.user == user).expect("a user of this world")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for instance in &mut self.instances {
+            end(instance.server.take());
+        }
+    }
+}
+
+impl Probed {
+    pub fn read(output: &Output) -> Self {
+        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!(
+                "{error} in {:?}, stderr {:?}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        Self { exit: output.status.code().unwrap_or(-1), json }
+    }
+
+    /// `step: outcome` of the step that decided a kind of probe; `ok` where all went well.
+    pub fn decided(&self, kind: &str) -> String {
+        let runs = self.json["runs"].as_array().expect("runs");
+        let run = runs
+            .iter()
+            .find(|run| run["kind"] == kind)
+            .unwrap_or_else(|| panic!("no {kind} in {}", self.json));
+        decided(run)
+    }
+}
+
+/// `step: outcome(reason)` of the step that decided a run in JSON; `ok` where all went well.
+pub fn decided(run: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let steps = run["steps"].as_array().expect("steps");
+    let first = |wanted: &str| steps.iter().find(|step| step["outcome"] == wanted);
+    match first("failed").or_else(|| first("skipped")) {
+        None => "ok".to_owned(),
+        Some(step) => {
+            format!("{}: {}({})", word(&step["step"]), word(&step["outcome"]), word(&step["reason"]))
+        }
+    }
+}
+
+impl Serving {
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[])
+    }
+
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        http(self.port, method, path, headers).unwrap_or_default()
+    }
+
+    /// The value of a metric's sample, by its name with labels as exposed.
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let text = self.get("/metrics").body;
+        text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
+    /// Waits until a metric has a value.
+    pub fn until_metric(&self, sample: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        wait_for(sample, || self.metric(sample).filter(|value| wanted(*value)))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(id), signal).expect("a running process");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM and answers the exit code.
+    pub fn stop(mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        let ended = wait_for("serve to end", || self.child.try_wait().expect("a child"));
+        ended.code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer, as much of it as a test looks at.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// One request on a connection of its own; the answer is read to its end.
+pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Replaces a file whole.
+pub fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).expect("a file");
+    std::fs::rename(beside, path).expect("a rename");
+}
+
+/// Waits for a condition; panics with what was waited for.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("the program");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
