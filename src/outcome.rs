@@ -152,6 +152,8 @@ words! {
         Locked = "locked",
         /// The port belongs to another user's process; no secret was sent to it.
         WrongOwner = "wrong_owner",
+        /// The inventory contradicts itself about this user; no secret was sent.
+        Withheld = "withheld",
         /// Something answered that is not the instance of this base directory.
         WrongInstance = "wrong_instance",
         /// The administrative session is gone and could not be renewed.

@@ -66,19 +66,45 @@ impl Default for Section {
 }
 
 impl Section {
+    /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let durations = [
+            ("pulse_interval", self.pulse_interval),
+            ("pulse_timeout", self.pulse_timeout),
+            ("handshake_interval", self.handshake_interval),
+            ("request_timeout", self.request_timeout),
+            ("command_timeout", self.command_timeout),
+            ("version_interval", self.version_interval),
+        ];
+        let counts = [
+            ("concurrent_pulses", self.concurrent_pulses),
+            ("concurrent_handshakes", self.concurrent_handshakes),
+        ];
+        // A year is longer than anybody means, and short enough to be added to any clock.
+        let longest = Duration::from_secs(365 * 24 * 3600);
+        let short =
+            durations.iter().filter(|(_, value)| *value < Duration::from_millis(1)).map(|(key, _)| *key);
+        let long = durations.iter().filter(|(_, value)| *value > longest).map(|(key, _)| *key);
+        let none = counts.iter().filter(|(_, value)| *value == 0).map(|(key, _)| *key);
+        let short = short.map(|key| (key, "nothing can be done in no time; write 1ms or more".to_owned()));
+        let long = long.map(|key| (key, "it would never come round; write less than a year".to_owned()));
+        let none = none.map(|key| (key, "with 0 nothing would ever be probed; write 1 or more".to_owned()));
+        short.chain(long).chain(none).collect()
+    }
+
     /// A probe never runs into the next one of its kind.
     pub fn pulse_limit(&self) -> Duration {
         self.pulse_timeout.min(self.pulse_interval.mul_f64(0.8))
     }
 }
 
-/// Where a target's t3 is reached, and whose it must be. Everything runs as oneself: the listener must be our own.
+/// Where a target's t3 is reached, and whose its listener must be: where instances run as oneself, our own.
 pub fn instance_of(target: &Target) -> Instance {
     Instance {
         name: target.user.to_string(),
         port: target.port.get(),
         base_dir: target.base_dir.clone(),
-        uid: nix::unistd::geteuid().as_raw(),
+        uid: target.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
     }
 }
 

@@ -19,7 +19,9 @@ use super::listeners::Listeners;
 use super::pulse::{self, Memory};
 use super::{Section, Steps, instance_of, schedule};
 use crate::inventory::Target;
-use crate::outcome::{Ended, Facts, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger};
+use crate::outcome::{
+    Ended, Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger,
+};
 use crate::t3::keeper::Keepers;
 use crate::t3::trace::TraceContext;
 use crate::t3::{self, Instance};
@@ -162,6 +164,7 @@ impl Prober {
         let task = Task {
             shared: self.shared.clone(),
             instance: instance_of(target),
+            withheld: target.withheld,
             runs: self.runs.clone(),
             memory: Memory::default(),
             leftovers: Leftovers::default(),
@@ -176,6 +179,7 @@ impl Prober {
 struct Task {
     shared: Arc<Shared>,
     instance: Instance,
+    withheld: Option<Finding>,
     runs: mpsc::Sender<Run>,
     memory: Memory,
     leftovers: Leftovers,
@@ -245,17 +249,25 @@ impl Task {
     }
 
     async fn handshake(&mut self, trigger: Trigger) -> Run {
-        let run = match self.pulsed {
+        let not_tried = match (self.withheld, self.pulsed) {
+            (Some(finding), _) => {
+                let detail = format!("no login was tried: {finding} (t3-prober check names the place)");
+                Some((Step::Mint, Failure::new(Reason::Withheld, detail).into()))
+            }
             // No listener, or one that is only starting: a login cannot be tried, and that is not its failure.
-            Some(Outcome::Skipped(skip)) => {
+            (None, Some(Outcome::Skipped(skip))) => {
+                let detail = "the pulse could not tell, so no login was tried";
+                Some((Step::Version, NotDone::skipped(skip, detail)))
+            }
+            _ => None,
+        };
+        let run = match not_tried {
+            Some((step, why)) => {
                 let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
-                let skipped = async {
-                    Err::<(), _>(NotDone::skipped(skip, "the pulse could not tell, so no login was tried"))
-                };
-                steps.take(Step::Version, skipped).await;
+                steps.take(step, async { Err::<(), NotDone>(why) }).await;
                 steps.end(&TraceContext::unsampled())
             }
-            _ => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
+            None => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
         };
         self.send(&run).await;
         run
@@ -321,5 +333,27 @@ mod tests {
             run.decided_by().and_then(|step| step.detail.as_deref()),
             Some("the probe panicked: broken")
         );
+    }
+
+    #[tokio::test]
+    async fn a_withheld_user_fails_to_log_in_and_nothing_is_sent_to_the_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let port = listener.local_addr().expect("an address").port();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (runs, _recorded) = mpsc::channel(1);
+        let mut task = Task {
+            shared: Arc::new(Shared::new(Section::default(), t3::Section::default(), dir.path())),
+            instance: Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 },
+            withheld: Some(Finding::SharedPort),
+            runs,
+            memory: Memory::default(),
+            leftovers: Leftovers::default(),
+            pulsed: Some(Outcome::Ok),
+        };
+        let run = task.handshake(Trigger::Schedule).await;
+        assert_eq!(run.outcome(), Outcome::Failed(Reason::Withheld));
+        assert_eq!(run.decided_by().map(|step| step.step), Some(Step::Mint));
+        assert!(listener.accept().is_err(), "something was sent");
     }
 }
