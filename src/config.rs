@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{inventory, operator};
+use crate::{inventory, operator, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -28,6 +28,9 @@ pub struct Config {
     /// What must not be forgotten: history, verdicts, journals. Default `/var/lib/t3-prober`.
     pub state_dir: PathBuf,
     pub inventory: inventory::Section,
+    pub t3: t3::Section,
+    pub probe: probe::Section,
+    pub telemetry: telemetry::Section,
     pub operator: operator::Section,
 }
 
@@ -43,6 +46,9 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from("/var/lib/t3-prober"),
             inventory: inventory::Section::default(),
+            t3: t3::Section::default(),
+            probe: probe::Section::default(),
+            telemetry: telemetry::Section::default(),
             operator: operator::Section::default(),
         }
     }
@@ -70,6 +76,7 @@ impl Config {
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
             ("state_dir", self.state_dir != new.state_dir),
+            ("telemetry", self.telemetry != new.telemetry),
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
         ];
@@ -84,6 +91,9 @@ impl Config {
         let sections = [
             ("", own.into_iter().collect()),
             ("inventory", self.inventory.complaints()),
+            ("t3", self.t3.complaints()),
+            ("probe", self.probe.complaints()),
+            ("telemetry", self.telemetry.complaints()),
             ("operator", self.operator.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {

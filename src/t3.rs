@@ -58,6 +58,22 @@ impl Default for Section {
     }
 }
 
+impl Section {
+    /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let mut complaints = Vec::new();
+        if self.command.first().is_none_or(String::is_empty) {
+            complaints
+                .push(("command", "it names no program; write [\"t3\"], or leave the key out".to_owned()));
+        }
+        if self.installs.is_relative() {
+            let installs = self.installs.display();
+            complaints.push(("installs", format!("'{installs}' is not an absolute path; begin it with /")));
+        }
+        complaints
+    }
+}
+
 /// One running (or stopped) t3 server: where it is reached, where its data lies and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
