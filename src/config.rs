@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{inventory, operator, probe, t3, telemetry};
+use crate::{history, inventory, operator, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -32,6 +32,7 @@ pub struct Config {
     pub probe: probe::Section,
     pub telemetry: telemetry::Section,
     pub operator: operator::Section,
+    pub history: history::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -50,6 +51,7 @@ impl Default for Config {
             probe: probe::Section::default(),
             telemetry: telemetry::Section::default(),
             operator: operator::Section::default(),
+            history: history::Section::default(),
         }
     }
 }
@@ -79,6 +81,8 @@ impl Config {
             ("telemetry", self.telemetry != new.telemetry),
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
+            ("history.keep", self.history.keep != new.history.keep),
+            ("history.max_mib", self.history.max_mib != new.history.max_mib),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -95,6 +99,7 @@ impl Config {
             ("probe", self.probe.complaints()),
             ("telemetry", self.telemetry.complaints()),
             ("operator", self.operator.complaints()),
+            ("history", self.history.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -26,19 +26,41 @@ pub use reader::{EventFilter, Filter, Page, ReadError, Reader};
 /// Outcomes that wait for the writer; a thousand users' pulses for half a minute.
 const QUEUE: usize = 8192;
 
+/// The housekeeping's own interval: less could not be kept exactly.
+const SHORTEST: Duration = Duration::from_secs(3600);
+
 /// How long `open` waits for the first attempt on the file, which reads all of it.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
 
 /// `[history]`: how much is kept of what happened.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Section {
-    /// How long outcomes and events are kept; default 30 days. The last failure of each user and kind of probe is kept
-    /// for ever.
+    /// How long outcomes and events are kept. Default `30d`. The last failure of each user and kind of probe is kept for
+    /// ever. A change needs a restart.
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
-    /// How large the file may become, in MiB; default 256, at least 1. The oldest go first, however young.
+    /// How large the file may become, in MiB. Default 256. What is oldest goes first, however young. A change needs a
+    /// restart.
     pub max_mib: u32,
+}
+
+impl Section {
+    /// What no single key's type shows, as key and sentence.
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let keep = (self.keep < SHORTEST).then(|| {
+            (
+                "keep",
+                format!(
+                    "'{}' is too short to look back on; write 1h or more",
+                    humantime::format_duration(self.keep)
+                ),
+            )
+        });
+        let max_mib = (self.max_mib == 0)
+            .then(|| ("max_mib", "0 leaves no room for anything; use 1 or more".to_owned()));
+        keep.into_iter().chain(max_mib).collect()
+    }
 }
 
 impl Default for Section {

@@ -45,6 +45,17 @@ pub enum Event {
     Run(Run),
 }
 
+impl Event {
+    /// The word that stands for it in JSON and in metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Login { .. } => "login",
+            Self::LoginFailed { .. } => "login_failed",
+            Self::Run(_) => "run",
+        }
+    }
+}
+
 /// How much may lie in the spool, and whose files count.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -76,7 +76,7 @@ pub struct Bounds {
 
 impl From<&Section> for Bounds {
     fn from(section: &Section) -> Self {
-        Self { keep: section.keep, max_bytes: u64::from(section.max_mib.max(1)) * 1024 * 1024 }
+        Self { keep: section.keep, max_bytes: u64::from(section.max_mib) * 1024 * 1024 }
     }
 }
 

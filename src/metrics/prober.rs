@@ -9,12 +9,12 @@ use super::Build;
 use super::book::metrics;
 use super::labels::{NoLabels, labels};
 use super::series::{ByLabels, ByUser, Info, Reading, Total, unix_seconds};
-use crate::outcome::Facts;
+use crate::outcome::{Facts, Verb};
 
 labels! {
     pub struct OfVerb {
         /// the t3 command that ran
-        pub verb: &'static str,
+        pub verb: Verb,
     }
 }
 

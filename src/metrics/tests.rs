@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::outcome::{Endpoint, Facts, Kind, Outcome, Reason, Skip, Step, StepResult, Trigger};
+use crate::outcome::{Endpoint, Facts, Kind, Outcome, Reason, Skip, Step, StepResult, Trigger, Verb};
 
 #[path = "../../tests/support/tools.rs"]
 mod tools;
@@ -64,7 +64,7 @@ fn record_everything(metrics: &Metrics, user: &str) {
     for &kind in Kind::ALL {
         let mut probe = run(user, kind, &every_step);
         probe.facts = Facts {
-            cli_cpu: vec![("pairing_create", Duration::from_millis(1200))],
+            cli_cpu: vec![(Verb::PairingCreate, Duration::from_millis(1200))],
             sessions_left: Some(1),
             ..facts("0.0.26", "t3_session", Some(Endpoint::BrowserSession))
         };

@@ -74,6 +74,7 @@ fn events_of_several_processes_are_taken_once_and_oldest_first() {
         login("bob"),
     ];
     for (n, event) in events.iter().enumerate() {
+        assert_eq!(serde_json::to_value(event).expect("written")["event"], event.word());
         if n % 2 == 0 { &spool } else { &other }.put(event).expect("put");
     }
     let taken: Vec<_> = spool.take().expect("taken").into_iter().collect::<Result<_, _>>().expect("accepted");

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Instance;
+pub use crate::outcome::Verb;
 use crate::outcome::{Failure, Reason};
 
 /// More than any answer of t3; what comes after it is not read.
@@ -22,38 +23,19 @@ const LARGEST_OUTPUT: u64 = 1 << 20;
 /// "database is locked" is immediate and normal under contention (CONTRACT §14.7).
 const LOCK_RETRIES: u32 = 3;
 
-/// The calls this program makes of t3's command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Version,
-    PairingCreate,
-    SessionIssue,
-}
-
-impl Verb {
-    /// The metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Version => "version",
-            Self::PairingCreate => "pairing_create",
-            Self::SessionIssue => "session_issue",
-        }
-    }
-
-    /// t3's own words. Never built from input: an unknown first word starts a server (CONTRACT §2.1).
-    fn words(self) -> &'static [&'static str] {
-        match self {
-            Self::Version => &["--version"],
-            Self::PairingCreate => &["auth", "pairing", "create"],
-            Self::SessionIssue => &["auth", "session", "issue"],
-        }
+/// t3's own words. Never built from input: an unknown first word starts a server (CONTRACT §2.1).
+fn words(verb: Verb) -> &'static [&'static str] {
+    match verb {
+        Verb::Version => &["--version"],
+        Verb::PairingCreate => &["auth", "pairing", "create"],
+        Verb::SessionIssue => &["auth", "session", "issue"],
     }
 }
 
 /// The one place that starts t3's command.
 pub struct Cli {
     one_at_a_time: Semaphore,
-    cpu: Mutex<Vec<(&'static str, Duration)>>,
+    cpu: Mutex<Vec<(Verb, Duration)>>,
 }
 
 impl Default for Cli {
@@ -64,7 +46,7 @@ impl Default for Cli {
 
 impl Cli {
     /// CPU time of every call since this was last asked, by verb.
-    pub fn take_cpu(&self) -> Vec<(&'static str, Duration)> {
+    pub fn take_cpu(&self) -> Vec<(Verb, Duration)> {
         self.cpu.lock().map(|mut cpu| std::mem::take(&mut *cpu)).unwrap_or_default()
     }
 
@@ -80,7 +62,7 @@ impl Cli {
         limit: Duration,
     ) -> Result<String, Failure> {
         let base_dir = instance.base_dir.to_string_lossy();
-        let mut args = verb.words().to_vec();
+        let mut args = words(verb).to_vec();
         args.extend(["--base-dir", &base_dir]);
         args.extend(flags);
         let mut attempt = 0;
@@ -99,7 +81,7 @@ impl Cli {
 
     /// `t3 --version`: touches no files (CONTRACT §2.1).
     pub async fn version(&self, program: &[String], limit: Duration) -> Result<String, Failure> {
-        self.start(program, Verb::Version, Verb::Version.words(), None, limit).await
+        self.start(program, Verb::Version, words(Verb::Version), None, limit).await
     }
 
     async fn start(
@@ -114,9 +96,9 @@ impl Cli {
         let before = children_cpu();
         let result = run_to_end(program, args, port, limit).await;
         if let Ok(mut cpu) = self.cpu.lock() {
-            cpu.push((verb.as_str(), children_cpu().saturating_sub(before)));
+            cpu.push((verb, children_cpu().saturating_sub(before)));
         }
-        let what = format!("t3 {}", verb.words().join(" "));
+        let what = format!("t3 {}", words(verb).join(" "));
         result.map_err(|failure| Failure::new(failure.reason, format!("{what}: {}", failure.detail)))
     }
 }
