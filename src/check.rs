@@ -35,6 +35,7 @@ struct Item {
 pub fn run(config: &Config, source: &Source) -> ExitCode {
     let mut items = vec![configuration(source)];
     items.extend(inventory(&config.inventory));
+    items.push(installs(&config.t3.installs));
     items.push(state_dir(&config.state_dir));
     items.push(listener("operator.listen", config.operator.listen));
     items.extend(config.operator.socket.as_deref().map(|path| socket("operator.socket", path)));
@@ -113,6 +114,38 @@ fn level(finding: Finding) -> Level {
         | Finding::EnvInvalid => Level::Warn,
         // The files hold tokens: that we may not read them is how it should be.
         Finding::EnvUnreadable => Level::Ok,
+    }
+}
+
+/// Without the install of the version that a user runs there is no mint: another version's command would migrate.
+fn installs(path: &Path) -> Item {
+    let subject = "t3.installs";
+    let builds = match path.read_dir() {
+        Ok(entries) => entries.filter_map(Result::ok).map(|entry| entry.path()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let message = format!(
+                "{} does not exist; only [t3] command is used, for users who run its version",
+                path.display()
+            );
+            return Item::new(Level::Warn, subject, message);
+        }
+        Err(error) => {
+            let message = format!("{}: {error}; make it readable by our account", path.display());
+            return Item::new(Level::Error, subject, message);
+        }
+    };
+    let is_executable = |command: &Path| nix::unistd::access(command, AccessFlags::X_OK).is_ok();
+    let (good, bad): (Vec<_>, Vec<_>) = builds
+        .map(|build| build.join("bin/t3"))
+        .filter(|command| command.symlink_metadata().is_ok())
+        .partition(|command| is_executable(command));
+    match bad.first() {
+        Some(command) => {
+            let message =
+                format!("{} cannot be executed by this account; run chmod a+rx on it", command.display());
+            Item::new(Level::Error, subject, message)
+        }
+        None => Item::new(Level::Ok, subject, format!("{}: builds found: {}", path.display(), good.len())),
     }
 }
 
@@ -289,5 +322,19 @@ mod tests {
         assert_eq!(listener("operator.listen", foreign).level, Level::Error);
         let free = "127.0.0.1:0".parse().expect("an address");
         assert_eq!(listener("operator.listen", free).level, Level::Ok);
+    }
+
+    #[test]
+    fn builds_that_cannot_be_executed_are_an_error_and_no_builds_at_all_a_warning() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert_eq!(installs(&dir.path().join("none")).level, Level::Warn);
+        assert_eq!(installs(dir.path()).level, Level::Ok);
+        let command = dir.path().join("0.0.26/bin/t3");
+        std::fs::create_dir_all(command.parent().expect("a parent")).expect("directories");
+        write(&command, "#!/bin/sh\n").expect("written");
+        for (mode, expected) in [(0o755, Level::Ok), (0o644, Level::Error)] {
+            set_permissions(&command, Permissions::from_mode(mode)).expect("a mode");
+            assert_eq!(installs(dir.path()).level, expected, "{mode:o}");
+        }
     }
 }

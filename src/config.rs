@@ -30,9 +30,9 @@ pub struct Config {
     pub inventory: inventory::Section,
     pub t3: t3::Section,
     pub probe: probe::Section,
+    pub telemetry: telemetry::Section,
     pub operator: operator::Section,
     pub history: history::Section,
-    pub telemetry: telemetry::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -49,9 +49,9 @@ impl Default for Config {
             inventory: inventory::Section::default(),
             t3: t3::Section::default(),
             probe: probe::Section::default(),
+            telemetry: telemetry::Section::default(),
             operator: operator::Section::default(),
             history: history::Section::default(),
-            telemetry: telemetry::Section::default(),
         }
     }
 }
@@ -78,10 +78,10 @@ impl Config {
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
             ("state_dir", self.state_dir != new.state_dir),
+            ("telemetry", self.telemetry != new.telemetry),
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
             ("history", self.history != new.history),
-            ("telemetry", self.telemetry != new.telemetry),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -96,9 +96,9 @@ impl Config {
             ("inventory", self.inventory.complaints()),
             ("t3", self.t3.complaints()),
             ("probe", self.probe.complaints()),
+            ("telemetry", self.telemetry.complaints()),
             ("operator", self.operator.complaints()),
             ("history", self.history.complaints()),
-            ("telemetry", self.telemetry.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

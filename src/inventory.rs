@@ -15,7 +15,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +83,7 @@ pub struct Target {
 /// Everybody who is served, and everything that is wrong with the sources that say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    targets: Vec<Arc<Target>>,
+    targets: Vec<Target>,
     /// Identity to place in `targets`: a user may be reached under more than one.
     identities: HashMap<String, usize>,
     findings: Vec<Discrepancy>,
@@ -188,7 +187,7 @@ impl BaseDir {
 
 impl Inventory {
     /// Every user once, in the order of the dispatch table.
-    pub fn targets(&self) -> &[Arc<Target>] {
+    pub fn targets(&self) -> &[Target] {
         &self.targets
     }
 
@@ -197,12 +196,12 @@ impl Inventory {
         &self.findings
     }
 
-    pub fn by_user(&self, user: &str) -> Option<&Arc<Target>> {
+    pub fn by_user(&self, user: &str) -> Option<&Target> {
         self.targets.iter().find(|target| target.user.as_str() == user)
     }
 
     /// The instance of the identity, compared exactly: no case folding, no domain taken off.
-    pub fn by_identity(&self, identity: &str) -> Option<&Arc<Target>> {
+    pub fn by_identity(&self, identity: &str) -> Option<&Target> {
         self.identities.get(identity).map(|place| &self.targets[*place])
     }
 }

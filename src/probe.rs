@@ -69,7 +69,6 @@ impl Default for Section {
 impl Section {
     /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
-        let shortest = Duration::from_millis(100);
         let durations = [
             ("pulse_interval", self.pulse_interval),
             ("pulse_timeout", self.pulse_timeout),
@@ -78,20 +77,20 @@ impl Section {
             ("command_timeout", self.command_timeout),
             ("version_interval", self.version_interval),
         ];
-        let mut complaints: Vec<_> = durations
-            .into_iter()
-            .filter(|(_, duration)| *duration < shortest)
-            .map(|(key, duration)| {
-                (key, format!("{} is too short; write at least 100ms", humantime::format_duration(duration)))
-            })
-            .collect();
         let counts = [
             ("concurrent_pulses", self.concurrent_pulses),
             ("concurrent_handshakes", self.concurrent_handshakes),
         ];
-        let none = counts.into_iter().filter(|(_, count)| *count == 0);
-        complaints.extend(none.map(|(key, _)| (key, "nothing would ever run; write at least 1".to_owned())));
-        complaints
+        // A year is longer than anybody means, and short enough to be added to any clock.
+        let longest = Duration::from_secs(365 * 24 * 3600);
+        let short =
+            durations.iter().filter(|(_, value)| *value < Duration::from_millis(1)).map(|(key, _)| *key);
+        let long = durations.iter().filter(|(_, value)| *value > longest).map(|(key, _)| *key);
+        let none = counts.iter().filter(|(_, value)| *value == 0).map(|(key, _)| *key);
+        let short = short.map(|key| (key, "nothing can be done in no time; write 1ms or more".to_owned()));
+        let long = long.map(|key| (key, "it would never come round; write less than a year".to_owned()));
+        let none = none.map(|key| (key, "with 0 nothing would ever be probed; write 1 or more".to_owned()));
+        short.chain(long).chain(none).collect()
     }
 
     /// A probe never runs into the next one of its kind.
@@ -106,7 +105,7 @@ impl Section {
     }
 }
 
-/// Where a target's t3 is reached, and whose it must be.
+/// Where a target's t3 is reached, and whose its listener must be: where instances run as oneself, our own.
 pub fn instance_of(target: &Target) -> Instance {
     Instance {
         name: target.user.to_string(),

@@ -62,14 +62,13 @@ impl Section {
     /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
         let mut complaints = Vec::new();
-        if self.command.is_empty() {
-            complaints.push(("command", "no command is named; write [\"t3\"]".to_owned()));
+        if self.command.first().is_none_or(String::is_empty) {
+            complaints
+                .push(("command", "it names no program; write [\"t3\"], or leave the key out".to_owned()));
         }
         if self.installs.is_relative() {
-            complaints.push((
-                "installs",
-                format!("'{}' is not an absolute path; begin it with /", self.installs.display()),
-            ));
+            let installs = self.installs.display();
+            complaints.push(("installs", format!("'{installs}' is not an absolute path; begin it with /")));
         }
         complaints
     }

@@ -36,13 +36,14 @@ impl Default for Section {
 impl Section {
     /// What no single key shows: the key it is best put right at, and a sentence with the remedy.
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
-        match EnvFilter::try_new(&self.level) {
-            Ok(_) => Vec::new(),
-            Err(_) => vec![(
+        let refused = EnvFilter::try_new(&self.level).err();
+        let complaint = refused.map(|_| {
+            (
                 "level",
                 format!("'{}' is not a log filter; write something like info or t3_prober=debug", self.level),
-            )],
-        }
+            )
+        });
+        complaint.into_iter().collect()
     }
 }
 

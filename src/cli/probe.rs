@@ -30,7 +30,7 @@ pub struct Args {
 /// Exit 0 when all is well, 1 when a step failed, 4 when nothing failed and something could not be told.
 pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     let inventory = inventory::read_once(&config.inventory).context("cannot read the inventory")?;
-    let targets: Vec<Arc<Target>> = if args.users.is_empty() {
+    let targets: Vec<Target> = if args.users.is_empty() {
         inventory.targets().to_vec()
     } else {
         let find = |user: &String| {
@@ -64,7 +64,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn probe(target: Arc<Target>, shared: Arc<Shared>) -> [Run; 2] {
+async fn probe(target: Target, shared: Arc<Shared>) -> [Run; 2] {
     let instance = instance_of(&target);
     let pulse = shared.pulse(&instance, &mut Memory::default(), Trigger::Demand).await;
     let handshake = shared.handshake(&instance, &mut Leftovers::default(), Trigger::Demand).await;

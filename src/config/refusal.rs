@@ -75,11 +75,12 @@ impl Problem {
         let message = match listed(message, "unknown field `") {
             Some((_, known)) => unknown_key(section, name, &known),
             None => match listed(message, "unknown variant `") {
-                Some((word, known)) => format!(
-                    "{key}: '{word}' is none of {}{}",
-                    known.join(", "),
-                    nearest(word, &known).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default()
-                ),
+                Some((word, known)) => match nearest(word, &known) {
+                    Some(near) => format!("{key}: '{word}' is no word known here; did you mean '{near}'?"),
+                    None => {
+                        format!("{key}: '{word}' is no word known here; write one of {}", known.join(", "))
+                    }
+                },
                 None => format!("{key}: {}", with_remedy(message, section, name)),
             },
         };

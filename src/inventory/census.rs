@@ -4,7 +4,6 @@
 //! either reading could hand one user's session to another. A disagreement with a compared source takes nothing away.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use super::account::Account;
 use super::dispatch_table::Entry;
@@ -196,14 +195,14 @@ impl Census<'_> {
             .iter()
             .filter_map(|entry| {
                 let evidence = users.get(&entry.user)?;
-                Some(Arc::new(Target {
+                Some(Target {
                     user: entry.user.clone(),
                     identity: entry.identity.clone(),
                     port: entry.port,
                     base_dir: evidence.base_dir.clone()?,
                     uid: evidence.account.uid(),
                     withheld: self.withheld.get(&entry.user).copied(),
-                }))
+                })
             })
             .collect();
         let places: HashMap<_, _> =

@@ -19,7 +19,9 @@ use super::listeners::Listeners;
 use super::pulse::{self, Memory};
 use super::{Section, Steps, instance_of, schedule};
 use crate::inventory::Target;
-use crate::outcome::{Ended, Facts, Kind, NotDone, Outcome, Reason, Run, Skip, Step, StepResult, Trigger};
+use crate::outcome::{
+    Ended, Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger,
+};
 use crate::t3::keeper::Keepers;
 use crate::t3::trace::TraceContext;
 use crate::t3::{self, Instance};
@@ -100,7 +102,7 @@ pub struct Prober {
 }
 
 struct User {
-    target: Arc<Target>,
+    target: Target,
     orders: mpsc::Sender<Order>,
     stop: CancellationToken,
 }
@@ -124,7 +126,7 @@ impl Prober {
     }
 
     /// Takes over a new inventory: who is new is started, who is gone or moved is stopped.
-    pub fn serve(&mut self, targets: &[Arc<Target>]) {
+    pub fn serve(&mut self, targets: &[Target]) {
         self.users.retain(|_, user| {
             let stays = targets.contains(&user.target);
             if !stays {
@@ -160,13 +162,13 @@ impl Prober {
         self.users.get(user).map(|user| user.orders.clone())
     }
 
-    fn start(&self, target: &Arc<Target>) -> User {
+    fn start(&self, target: &Target) -> User {
         let (orders, incoming) = mpsc::channel(4);
         let stop = self.stop.child_token();
         let task = Task {
             shared: self.shared.clone(),
-            withheld: target.withheld.is_some(),
             instance: instance_of(target),
+            withheld: target.withheld,
             runs: self.runs.clone(),
             memory: Memory::default(),
             leftovers: Leftovers::default(),
@@ -180,8 +182,8 @@ impl Prober {
 /// One user's probes.
 struct Task {
     shared: Arc<Shared>,
-    withheld: bool,
     instance: Instance,
+    withheld: Option<Finding>,
     runs: mpsc::Sender<Run>,
     memory: Memory,
     leftovers: Leftovers,
@@ -251,30 +253,28 @@ impl Task {
     }
 
     async fn handshake(&mut self, trigger: Trigger) -> Run {
-        let run = match self.pulsed {
-            _ if self.withheld => {
-                self.skipped(
-                    trigger,
-                    Skip::Withheld,
-                    "the dispatch table contradicts itself about this user; see the findings",
-                )
-                .await
+        let not_tried = match (self.withheld, self.pulsed) {
+            (Some(finding), _) => {
+                let detail = format!("no login was tried: {finding} (t3-prober check names the place)");
+                Some((Step::Mint, Failure::new(Reason::Withheld, detail).into()))
             }
             // No listener, or one that is only starting: a login cannot be tried, and that is not its failure.
-            Some(Outcome::Skipped(skip)) => {
-                self.skipped(trigger, skip, "the pulse could not tell, so no login was tried").await
+            (None, Some(Outcome::Skipped(skip))) => {
+                let detail = "the pulse could not tell, so no login was tried";
+                Some((Step::Version, NotDone::skipped(skip, detail)))
             }
-            _ => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
+            _ => None,
+        };
+        let run = match not_tried {
+            Some((step, why)) => {
+                let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
+                steps.take(step, async { Err::<(), NotDone>(why) }).await;
+                steps.end(&TraceContext::unsampled())
+            }
+            None => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
         };
         self.send(&run).await;
         run
-    }
-
-    /// A handshake of which nothing was done.
-    async fn skipped(&self, trigger: Trigger, skip: Skip, detail: &str) -> Run {
-        let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
-        steps.take(Step::Version, async { Err::<(), _>(NotDone::skipped(skip, detail)) }).await;
-        steps.end(&TraceContext::unsampled())
     }
 
     async fn send(&self, run: &Run) {
@@ -337,5 +337,27 @@ mod tests {
             run.decided_by().and_then(|step| step.detail.as_deref()),
             Some("the probe panicked: broken")
         );
+    }
+
+    #[tokio::test]
+    async fn a_withheld_user_fails_to_log_in_and_nothing_is_sent_to_the_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let port = listener.local_addr().expect("an address").port();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (runs, _recorded) = mpsc::channel(1);
+        let mut task = Task {
+            shared: Arc::new(Shared::new(Section::default(), t3::Section::default(), dir.path())),
+            instance: Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 },
+            withheld: Some(Finding::SharedPort),
+            runs,
+            memory: Memory::default(),
+            leftovers: Leftovers::default(),
+            pulsed: Some(Outcome::Ok),
+        };
+        let run = task.handshake(Trigger::Schedule).await;
+        assert_eq!(run.outcome(), Outcome::Failed(Reason::Withheld));
+        assert_eq!(run.decided_by().map(|step| step.step), Some(Step::Mint));
+        assert!(listener.accept().is_err(), "something was sent");
     }
 }

@@ -38,6 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("metrics", &["outcome"]),
     ("history", &["outcome"]),
     ("spool", &["outcome"]),
+    ("board", &["outcome"]),
     ("pause", &["outcome"]),
     ("telemetry", &["outcome"]),
     ("dispatch", &["t3", "inventory", "metrics", "outcome", "spool"]),
