@@ -49,7 +49,10 @@ impl Section {
     /// What no single key's type shows, as key and sentence.
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
         let keep = (self.keep < SHORTEST).then(|| {
-            ("keep", format!("'{}' is shorter than an hour", humantime::format_duration(self.keep)))
+            (
+                "keep",
+                format!("'{}' is too short; keep an hour or more", humantime::format_duration(self.keep)),
+            )
         });
         let max_mib = (self.max_mib == 0)
             .then(|| ("max_mib", "0 leaves no room for anything; use 1 or more".to_owned()));

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_words_of_an_outcome_are_those_of_how_it_ended() {
-        for outcome in [Outcome::Ok, Outcome::Failed(Reason::Locked), Outcome::Skipped(Skip::Busy)] {
+        for outcome in [Outcome::Ok, Outcome::Failed(Reason::Locked), Outcome::Skipped(Skip::Starting)] {
             let json = serde_json::to_value(outcome).expect("written");
             assert_eq!(json["outcome"], outcome.ended().as_str());
             assert_eq!(json["reason"].as_str(), outcome.reason());

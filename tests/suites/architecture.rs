@@ -39,6 +39,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("history", &["outcome"]),
     ("spool", &["outcome"]),
     ("pause", &["outcome"]),
+    ("board", &["outcome"]),
     ("telemetry", &["outcome"]),
     ("dispatch", &["t3", "inventory", "metrics", "outcome", "spool"]),
     ("sim", &["t3::schema::MIGRATIONS"]),
