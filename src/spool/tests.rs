@@ -143,9 +143,10 @@ fn what_is_no_file_of_its_own_is_refused_unread_and_holds_nothing_up() {
     let (_directory, mut spool) = spool(Limits::default());
     let outside = tempfile::tempdir().expect("temporary directory");
     let event = serde_json::to_string(&login("ann")).expect("written");
-    let target = outside.path().join("target.json");
+    let (target, pointed_at) = (outside.path().join("target.json"), outside.path().join("pointed-at.json"));
     fs::write(&target, &event).expect("written");
-    std::os::unix::fs::symlink(&target, spool.directory.join("1.json")).expect("linked");
+    fs::write(&pointed_at, &event).expect("written");
+    std::os::unix::fs::symlink(&pointed_at, spool.directory.join("1.json")).expect("linked");
     fs::hard_link(&target, spool.directory.join("2.json")).expect("linked");
     nix::unistd::mkfifo(&spool.directory.join("3.json"), nix::sys::stat::Mode::S_IRWXU).expect("made");
     fs::create_dir(spool.directory.join("4.json")).expect("made");
