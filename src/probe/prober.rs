@@ -144,10 +144,14 @@ impl Prober {
     /// Takes other settings into use: every user's probes begin anew with them.
     pub fn replace(&mut self, shared: Arc<Shared>) {
         self.shared = shared;
-        let targets: Vec<_> = self.users.drain().map(|(_, user)| {
-            user.stop.cancel();
-            user.target
-        }).collect();
+        let targets: Vec<_> = self
+            .users
+            .drain()
+            .map(|(_, user)| {
+                user.stop.cancel();
+                user.target
+            })
+            .collect();
         self.serve(&targets);
     }
 

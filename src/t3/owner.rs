@@ -5,9 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use procfs::Current;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
-use procfs::Current;
 
 use crate::outcome::{Failure, Reason};
 
@@ -95,7 +95,8 @@ pub fn age(inode: u64) -> Option<Duration> {
         let files = process.fd().ok()?;
         files.flatten().any(|file| file.target == FDTarget::Socket(inode)).then_some(())
     };
-    let process = procfs::process::all_processes().ok()?.flatten().find(|process| holds(process).is_some())?;
+    let process =
+        procfs::process::all_processes().ok()?.flatten().find(|process| holds(process).is_some())?;
     let started = process.stat().ok()?.starttime as f64 / procfs::ticks_per_second() as f64;
     let uptime = procfs::Uptime::current().ok()?.uptime;
     Some(Duration::from_secs_f64((uptime - started).max(0.0)))
