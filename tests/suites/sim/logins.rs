@@ -121,6 +121,21 @@ async fn a_lock_held_elsewhere_fails_writes_at_once_and_uses_nothing_up() {
 }
 
 #[tokio::test]
+async fn answers_are_compressed_for_those_who_ask_from_0_0_32_on() {
+    for (version, encoding) in [("0.0.26", None), ("0.0.33", Some("gzip"))] {
+        let sim = Sim::start(version).await;
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let request = client.get(sim.url("/api/auth/session")).header("accept-encoding", "gzip, br");
+        let answer = request.send().await.expect("an answer");
+        let named =
+            answer.headers().get("content-encoding").map(|value| value.to_str().expect("text").to_owned());
+        assert_eq!(named.as_deref(), encoding, "{version}");
+        let whole = answer.bytes().await.expect("a body");
+        assert_eq!(whole.starts_with(&[0x1f, 0x8b]), encoding.is_some(), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn the_cookie_name_depends_on_version_and_bind() {
     for (version, suffix) in [("0.0.24", false), ("0.0.28", false), ("0.0.29", true), ("0.0.33", true)] {
         let announced = |document: serde_json::Value| document["auth"]["sessionCookieName"].to_string();
