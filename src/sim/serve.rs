@@ -99,7 +99,7 @@ fn announce(instance: &Instance, address: &Address, ran: &[String]) -> std::io::
         say(&format!("[{}] INFO (#3): Running all migrations...\n", now()));
     }
     if always || !ran.is_empty() {
-        let list = tool::migration_list(ran);
+        let list = tool::listing::migration_list(ran);
         say(&format!("[{}] INFO (#3): Migrations ran successfully\n  {list}\n", now()));
     }
     let Address { host, port } = address;

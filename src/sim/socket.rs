@@ -2,18 +2,13 @@
 
 use std::sync::Arc;
 
-use futures_util::{SinkExt, StreamExt};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::fault::Fault;
 use super::http::Call;
@@ -21,9 +16,13 @@ use super::http::access::socket_session;
 use super::http::reply::{Body, Reply};
 use super::instance::{Instance, OpenSocket};
 
-const LARGEST: usize = 100 * 1024 * 1024;
+mod frames;
 
-type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+use frames::Frames;
+
+const DEFLATE: &str = "permessage-deflate";
+
+type Socket = Frames<TokioIo<Upgraded>>;
 
 /// Answers the upgrade and serves the socket.
 pub fn upgrade(instance: &Arc<Instance>, call: &Call, request: &mut Request<Incoming>) -> Response<Body> {
@@ -42,23 +41,25 @@ pub fn upgrade(instance: &Arc<Instance>, call: &Call, request: &mut Request<Inco
     let _ = instance.with_store(|store| store.touch_session(&session.id));
     let open = instance.socket_opened(&session.id);
     let accept = derive_accept_key(call.header("sec-websocket-key").as_bytes());
-    instance.tasks.spawn(serve(instance.clone(), hyper::upgrade::on(request), open));
-    Response::builder()
+    let offered = call.header("sec-websocket-extensions").split(';').next().unwrap_or_default().trim();
+    let deflate = instance.release.since(30) && offered == DEFLATE;
+    instance.tasks.spawn(serve(instance.clone(), hyper::upgrade::on(request), deflate, open));
+    let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header("upgrade", "websocket")
         .header("connection", "Upgrade")
-        .header("sec-websocket-accept", accept)
-        .body(Body::default())
-        .unwrap_or_default()
+        .header("sec-websocket-accept", accept);
+    if deflate {
+        response = response.header("sec-websocket-extensions", DEFLATE);
+    }
+    response.body(Body::default()).unwrap_or_default()
 }
 
-async fn serve(instance: Arc<Instance>, upgrade: OnUpgrade, _open: OpenSocket) {
+async fn serve(instance: Arc<Instance>, upgrade: OnUpgrade, deflate: bool, _open: OpenSocket) {
     let Ok(upgraded) = upgrade.await else { return };
-    let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
-    let mut socket =
-        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let mut socket = Socket::new(TokioIo::new(upgraded), deflate);
     if instance.faults.on(Fault::SocketCloses) {
-        let _ = socket.close(None).await;
+        let _ = socket.close().await;
         return;
     }
     loop {
@@ -66,17 +67,12 @@ async fn serve(instance: Arc<Instance>, upgrade: OnUpgrade, _open: OpenSocket) {
             () = instance.stopping.cancelled() => return farewell(&instance, socket).await,
             received = socket.next() => received,
         };
-        match received {
-            Some(Ok(Message::Text(text))) => {
-                let answer = serde_json::from_str(&text).ok().and_then(|frame| answer(&instance, &frame));
-                if let Some(answer) = answer
-                    && socket.send(Message::text(answer.to_string())).await.is_err()
-                {
-                    return;
-                }
-            }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-            Some(Ok(_)) => {}
+        let Ok(Some(text)) = received else { return };
+        let answer = serde_json::from_str(&text).ok().and_then(|frame| answer(&instance, &frame));
+        if let Some(answer) = answer
+            && socket.send(&answer.to_string()).await.is_err()
+        {
+            return;
         }
     }
 }
@@ -84,9 +80,8 @@ async fn serve(instance: Arc<Instance>, upgrade: OnUpgrade, _open: OpenSocket) {
 /// Says goodbye and waits for the answer as long as the release does.
 async fn farewell(instance: &Instance, mut socket: Socket) {
     let asked = Instant::now();
-    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    let _ = socket.send(Message::Close(Some(frame))).await;
-    let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+    let _ = socket.close().await;
+    let answered = async { while let Ok(Some(_)) = socket.next().await {} };
     let patience = instance.delays.stop_silent.max(instance.delays.stop_open);
     if tokio::time::timeout_at(asked + patience, answered).await.is_ok() {
         tokio::time::sleep_until(asked + instance.delays.stop_open).await;
@@ -126,14 +121,27 @@ fn called(instance: &Instance, id: &Value, tag: &str) -> Value {
     }
 }
 
+/// As large as the real one, so that it comes compressed where that was negotiated.
 fn config(instance: &Instance) -> Value {
-    let shortcut = |key: &str| json!({ "key": key, "metaKey": false, "ctrlKey": false, "shiftKey": false, "altKey": false, "modKey": true });
+    let bindings = (b'a'..=b'z').flat_map(|key| {
+        let key = char::from(key);
+        let shortcut = |shift: bool| {
+            json!({
+                "key": key, "metaKey": false, "ctrlKey": false, "shiftKey": shift, "altKey": false, "modKey": true,
+            })
+        };
+        let when = json!({ "type": "identifier", "name": "terminalFocus" });
+        [
+            json!({ "command": format!("standIn.{key}"), "shortcut": shortcut(false) }),
+            json!({ "command": format!("standIn.shift.{key}"), "shortcut": shortcut(true), "whenAst": when }),
+        ]
+    });
     json!({
         "environment": instance.descriptor(),
         "auth": instance.auth(),
         "cwd": std::env::current_dir().unwrap_or_default(),
         "keybindingsConfigPath": instance.home.userdata().join("keybindings.json"),
-        "keybindings": [{ "command": "terminal.toggle", "shortcut": shortcut("j") }],
+        "keybindings": bindings.collect::<Vec<_>>(),
         "issues": [],
         "providers": [],
     })

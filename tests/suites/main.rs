@@ -3,6 +3,7 @@
 #[path = "../support"]
 mod support {
     pub mod free_port;
+    pub mod sim;
     pub mod world;
 }
 
@@ -11,3 +12,4 @@ mod config;
 mod faults;
 mod inventory;
 mod metrics;
+mod sim;

@@ -16,7 +16,7 @@ use crate::sim::fault::Fault;
 use crate::sim::instance::Instance;
 use crate::sim::release::{Generation, Grant};
 use crate::sim::store::{Link, PAIRED};
-use crate::sim::tool::client;
+use crate::sim::tool::listing::client;
 
 const MANAGE: &str = "Only owner sessions can manage network access.";
 const CREATE: &str = "Only owner sessions can create pairing credentials.";

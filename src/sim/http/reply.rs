@@ -1,8 +1,10 @@
 //! Answers with t3's headers: which of them come with which kind of body differs by generation (CONTRACT §3).
 
-use std::io;
+use std::io::{self, Write};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -112,9 +114,17 @@ impl Reply {
                 .header(CORS_METHODS.0, CORS_METHODS.1)
                 .header("access-control-allow-headers", "authorization, b3, traceparent, content-type");
         }
-        if let Content::Typed(kind, bytes) = &self.content {
+        let negotiates = release.since(32);
+        let content = match self.content {
+            Content::Typed(kind, bytes) if negotiates && call.header("accept-encoding").contains("gzip") => {
+                response = response.header("content-encoding", "gzip");
+                Content::Typed(kind, gzipped(&bytes))
+            }
+            content => content,
+        };
+        if let Content::Typed(kind, bytes) = &content {
             response = response.header("content-type", *kind).header("content-length", bytes.len());
-            if release.since(32) {
+            if negotiates {
                 response = response.header("vary", "Accept-Encoding");
             }
         }
@@ -129,10 +139,10 @@ impl Reply {
                 response = response.header("keep-alive", "timeout=5");
             }
         }
-        if matches!(self.content, Content::BrokenOff) {
+        if matches!(content, Content::BrokenOff) {
             response = response.header("content-type", "application/json").header("content-length", 4096);
         }
-        response.body(self.content.into_body()).unwrap_or_else(|_| Response::new(Content::Empty.into_body()))
+        response.body(content.into_body()).unwrap_or_else(|_| Response::new(Content::Empty.into_body()))
     }
 
     fn typed(status: StatusCode, kind: &'static str, text: String) -> Self {
@@ -159,6 +169,13 @@ impl Content {
 
 fn chunks(chunks: impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
+}
+
+fn gzipped(plain: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail.
+    let _ = encoder.write_all(plain);
+    encoder.finish().unwrap_or_default().into()
 }
 
 fn html(release: &Release) -> String {

@@ -1,0 +1,8 @@
+//! The stand-in t3: what it does by itself. What it shares with the recorded servers is the conformance suite's part.
+
+mod commands;
+mod faults;
+mod fleet;
+mod life;
+mod logins;
+mod mutations;
