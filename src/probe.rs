@@ -14,7 +14,6 @@ use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 
 pub mod handshake;
-pub mod listeners;
 pub mod prober;
 pub mod pulse;
 pub mod schedule;

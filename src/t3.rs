@@ -16,6 +16,7 @@ pub mod pairing;
 pub mod schema;
 pub mod session;
 pub mod socket;
+pub mod sockets;
 pub mod state;
 pub mod trace;
 pub mod version;

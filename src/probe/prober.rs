@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::{self, Leftovers};
-use super::listeners::Listeners;
 use super::pulse::{self, Memory};
 use super::{Section, Steps, instance_of, schedule};
 use crate::inventory::Target;
@@ -35,7 +34,6 @@ const TYPICAL_HANDSHAKE: Duration = Duration::from_millis(100);
 pub struct Shared {
     section: Section,
     t3: t3::Section,
-    listeners: Listeners,
     keepers: Keepers,
     pulses: Semaphore,
     handshakes: Semaphore,
@@ -54,7 +52,6 @@ impl Shared {
         Self {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
             handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
-            listeners: Listeners::default(),
             keepers: Keepers::new(state_dir.join("keepers"), &t3),
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
             section,
@@ -77,7 +74,7 @@ impl Shared {
     /// One pulse now.
     pub async fn pulse(&self, instance: &Instance, memory: &mut Memory, trigger: Trigger) -> Run {
         let _turn = self.pulses.acquire().await;
-        let context = pulse::Context { section: &self.section, t3: &self.t3, listeners: &self.listeners };
+        let context = pulse::Context { section: &self.section, t3: &self.t3 };
         survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
             .await
     }

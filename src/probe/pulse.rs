@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::listeners::Listeners;
 use super::{Section, Steps};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
 use crate::t3::descriptor;
@@ -34,14 +33,13 @@ pub struct Memory {
     pub endpoint: Option<Endpoint>,
     version_read: Option<Instant>,
     /// Inode of the listening socket, and when it was first seen.
-    listener: Option<(u64, Instant)>,
+    listener: Option<(u32, Instant)>,
 }
 
 /// What all pulses share.
 pub struct Context<'a> {
     pub section: &'a Section,
     pub t3: &'a t3::Section,
-    pub listeners: &'a Listeners,
 }
 
 /// Pulses one instance.
@@ -82,7 +80,7 @@ async fn ask(
 
 impl Memory {
     /// Notes the listening socket as it is now. Another socket is another start, perhaps of another version.
-    fn see(&mut self, inode: Option<u64>) {
+    fn see(&mut self, inode: Option<u32>) {
         match (inode, self.listener) {
             (Some(inode), Some((known, _))) if inode == known => {}
             (Some(inode), _) => {
@@ -118,7 +116,7 @@ async fn reach(
     deadline: Instant,
 ) -> Result<String, NotDone> {
     let instance = client.instance;
-    let listener = context.listeners.on(instance.port).await;
+    let listener = owner::listener(instance.port).ok().flatten();
     memory.see(listener.map(|listener| listener.inode));
     if let Some(listener) = listener
         && listener.uid != instance.uid
@@ -132,7 +130,7 @@ async fn reach(
         Err(failure) => failure,
     };
     if matches!(failure.reason, Reason::Refused | Reason::Timeout) {
-        memory.see(context.listeners.now_on(instance.port).await.map(|listener| listener.inode));
+        memory.see(owner::listener(instance.port).ok().flatten().map(|listener| listener.inode));
         if memory.listener_age().await.is_some_and(|age| age < context.section.start_grace) {
             let grace = humantime::format_duration(context.section.start_grace);
             return Err(NotDone::skipped(
@@ -150,9 +148,11 @@ async fn reach(
 }
 
 async fn ask_session(client: &mut Client<'_>, deadline: Instant) -> Result<String, Failure> {
-    let mut tries = TRIES.iter().chain(std::iter::repeat(&TRIES[1]));
+    let all = left(deadline);
+    let mut tries = 0;
     loop {
-        let limit = tries.next().copied().unwrap_or(TRIES[1]).min(left(deadline));
+        let limit = TRIES[tries.min(TRIES.len() - 1)].min(left(deadline));
+        tries += 1;
         let asked = session::read(client, Proof::Nobody, limit)
             .await
             .map(|document| document.cookie_name().to_owned());
@@ -161,7 +161,9 @@ async fn ask_session(client: &mut Client<'_>, deadline: Instant) -> Result<Strin
             Err(failure) if matches!(failure.reason, Reason::Timeout | Reason::Refused | Reason::Closed) => {
                 let pause = if failure.reason == Reason::Timeout { Duration::ZERO } else { SECOND_LOOK };
                 if left(deadline) <= pause {
-                    return Err(failure);
+                    let all = all.as_secs_f64();
+                    let detail = format!("{} ({tries} connections within {all:.1} s)", failure.detail);
+                    return Err(Failure::new(failure.reason, detail));
                 }
                 sleep(pause).await;
                 client.reconnect();

@@ -110,7 +110,7 @@ impl<'a> Client<'a> {
             }
             Err(_) => Err(Failure::new(
                 Reason::Timeout,
-                format!("{what}: no answer within {}", humantime::format_duration(limit)),
+                format!("{what}: no answer within {:.1} s", limit.as_secs_f64()),
             )),
         };
         if result.is_err() {
