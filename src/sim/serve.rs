@@ -168,7 +168,7 @@ fn in_use(address: &Address, error: &std::io::Error) -> Failure {
 
 fn seconds(instance: &Instance, mutation: Mutation, default: u64) -> Option<Duration> {
     let on = instance.faults.mutation(mutation)?;
-    Some(Duration::from_secs(on.0.and_then(|text| text.parse().ok()).unwrap_or(default)))
+    Some(Duration::from_secs(on.number(default)))
 }
 
 async fn after(span: Option<Duration>) {

@@ -93,6 +93,20 @@ async fn an_open_socket_holds_the_end_up_and_a_silent_one_longer() {
 }
 
 #[tokio::test]
+async fn a_stuck_connection_of_the_first_moment_holds_the_end_up() {
+    let mut sim = Sim::stopped("0.0.24", &["--early", "300ms", "--stop-stuck", "700ms"]);
+    sim.spawn();
+    let _stuck = connected(sim.port());
+    let deadline = Instant::now() + PATIENCE;
+    while ask(&mut connected(sim.port())).is_err() {
+        assert!(Instant::now() < deadline, "the server does not get ready");
+    }
+    let asked = Instant::now();
+    assert_eq!(sim.terminate().code(), Some(130));
+    assert!(asked.elapsed() >= Duration::from_millis(700), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn the_port_is_free_as_soon_as_the_server_is_told_to_stop() {
     let mut sim = Sim::start_with("0.0.24", &["--stop-silent", "5s"]).await;
     let silent = sim.socket(&sim.ticket(&sim.login().await).await).await.expect("the socket opens");
