@@ -28,7 +28,7 @@ pub enum Mutation {
     MigrationFails,
     /// The migration deletes all messages
     MigrationDropsMessages,
-    /// The migration gives projects a column that older builds do not fill
+    /// The migration gives events a column that older builds do not fill
     WayBackBreaks,
     /// Each start migrates once more
     SecondStartMigrates,
