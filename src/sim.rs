@@ -1,5 +1,9 @@
 //! The stand-in t3: behaves as the real program does, per version, so that everything here can be tried without one.
 //! It takes nothing from the rest of the program but the migrations' names: a mistake there must not be mirrored here.
+//!
+//! Held by no recording, and only as the contract or plain sense has it: every version but 0.0.24, 0.0.26 and 0.0.33;
+//! lists without `--json`; the `project` commands' words; projects, threads and messages inside a snapshot; refusals of
+//! `/oauth/token` and of bad administrative calls; gzip; what `server.getConfig` answers beyond its first members.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,8 +64,11 @@ enum What {
     },
     /// Switch a fault of one base directory on or off; without a name, list what is on
     Fault {
+        /// The base directory of the instance
         base_dir: PathBuf,
+        /// The fault
         name: Option<Fault>,
+        /// On unless told otherwise
         #[arg(requires = "name")]
         state: Option<OnOff>,
         /// How many times, or what the fault's line says
@@ -70,10 +77,13 @@ enum What {
     },
     /// Serve many instances from one process: ROOT/0000, ROOT/0001, … on consecutive ports
     Fleet {
-        #[arg(long)]
+        /// How many
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         count: u16,
+        /// The port of the first
         #[arg(long)]
         base_port: u16,
+        /// Where the base directories are made
         #[arg(long)]
         root: PathBuf,
         #[command(flatten)]

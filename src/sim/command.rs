@@ -202,6 +202,13 @@ impl Verb {
     }
 }
 
+impl Flag {
+    /// Roles ended with generation A.
+    fn is_known_to(&self, release: &Release) -> bool {
+        self.name != "role" || release.generation() == Generation::A
+    }
+}
+
 impl Given {
     pub fn text(&self, name: &str) -> Option<&str> {
         self.flags.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
@@ -250,8 +257,9 @@ pub fn parse(release: &Release, arguments: &[String]) -> Result<Request, Misuse>
             words.next_if(|_| value.is_none());
             continue;
         }
-        let Some(flag) =
-            name.strip_prefix('-').and_then(|name| verb.flags.iter().find(|flag| flag.name == name))
+        let Some(flag) = name
+            .strip_prefix('-')
+            .and_then(|name| verb.flags.iter().find(|flag| flag.name == name && flag.is_known_to(release)))
         else {
             let name = word.split('=').next().unwrap_or(word);
             return Err(Misuse {

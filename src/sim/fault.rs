@@ -134,14 +134,19 @@ pub type Switches = BTreeMap<String, Option<String>>;
 /// Changes whenever the file does: it is replaced, never written into.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-/// An empty file's worth of "on": where a fault takes no value, or none was given.
+/// A fault or mutation that is on, with its value where one was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct On(pub Option<String>);
 
 impl On {
+    /// The value as a number.
+    pub fn number(&self, default: u64) -> u64 {
+        self.0.as_deref().and_then(|text| text.parse().ok()).unwrap_or(default)
+    }
+
     /// The value as milliseconds.
     pub fn millis(&self, default: u64) -> Duration {
-        Duration::from_millis(self.0.as_deref().and_then(|text| text.parse().ok()).unwrap_or(default))
+        Duration::from_millis(self.number(default))
     }
 }
 

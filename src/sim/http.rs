@@ -95,11 +95,11 @@ async fn answer(
     if let Some(on) = instance.faults.strikes(Fault::Slow) {
         tokio::time::sleep(on.millis(500)).await;
     }
-    if call.path == "/ws" && call.is_upgrade() && !instance.faults.on(Fault::Hang) {
-        return Ok(super::socket::upgrade(&instance, &call, &mut request));
-    }
     let reply = match struck(&instance, &call).await? {
         Some(reply) => reply,
+        None if call.path == "/ws" && call.is_upgrade() => {
+            return Ok(super::socket::upgrade(&instance, &call, &mut request));
+        }
         None => respond(&instance, &call, request.into_body()).await?,
     };
     Ok(reply.finish(&instance.release, &call))

@@ -172,16 +172,10 @@ impl Instance {
         })
     }
 
-    /// Whether this build lets nobody in at this moment.
+    /// Whether this build lets nobody in at this moment, good credential or not.
     pub fn refuses_logins(&self) -> bool {
-        let number =
-            |value: Option<String>, default: u64| value.and_then(|text| text.parse().ok()).unwrap_or(default);
-        let logins = *self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(on) = self.faults.mutation(Mutation::FailsOnThirdLogin) {
-            return logins + 1 >= number(on.0, 3);
-        }
         if let Some(on) = self.faults.mutation(Mutation::FailsLater) {
-            return self.started.elapsed() >= Duration::from_secs(number(on.0, 90));
+            return self.started.elapsed() >= Duration::from_secs(on.number(90));
         }
         if let Some(on) = self.faults.mutation(Mutation::FailsForOneUser) {
             let part = on.0.unwrap_or_else(|| "/".to_owned());
@@ -190,8 +184,11 @@ impl Instance {
         false
     }
 
-    pub fn count_login(&self) {
-        *self.logins.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    /// Counts a login with a good credential; false where this build is tired of them.
+    pub fn count_login(&self) -> bool {
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        *logins += 1;
+        self.faults.mutation(Mutation::FailsOnThirdLogin).is_none_or(|on| *logins < on.number(3))
     }
 
     /// Counts an open WebSocket of a session, until the guard is dropped.

@@ -28,7 +28,7 @@ pub enum Mutation {
     MigrationFails,
     /// The migration deletes all messages
     MigrationDropsMessages,
-    /// The migration gives projects a column that older builds do not fill
+    /// The migration gives events a column that older builds do not fill
     WayBackBreaks,
     /// Each start migrates once more
     SecondStartMigrates,
@@ -47,7 +47,7 @@ pub enum Mutation {
     CrashesSoon,
     /// SIGTERM is ignored
     IgnoresSigterm,
-    /// From login number VALUE (default 3) on, the exchange is answered 500
+    /// From login VALUE (default 3) on, good credentials are answered 500
     FailsOnThirdLogin,
     /// Nobody can log in where a project's folder contains VALUE (default "/")
     FailsForOneUser,

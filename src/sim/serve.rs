@@ -72,7 +72,7 @@ async fn start(build: &Build, given: &Given) -> Result<ExitCode, Failure> {
         () = signals.stop(instance.faults.mutation(Mutation::IgnoresSigterm).is_some()) => {}
         () = after(crash) => return Err(Failure::new("Defect: the server ended", "as this build does")),
     }
-    stop(&instance, !stuck.is_empty()).await;
+    stop(&instance, &stuck).await;
     Ok(ExitCode::from(INTERRUPTED))
 }
 
@@ -122,17 +122,29 @@ fn announce(instance: &Instance, address: &Address, ran: &[String]) -> std::io::
 }
 
 /// Open WebSockets and stuck connections hold the end up, as long as the release lets them.
-async fn stop(instance: &Instance, stuck: bool) {
+async fn stop(instance: &Instance, stuck: &[TcpStream]) {
     let asked = Instant::now();
     instance.stopping.cancel();
     instance.tasks.close();
     instance.tasks.wait().await;
-    if stuck {
+    if stuck.iter().any(is_open) {
         tokio::time::sleep_until(asked + instance.delays.stop_stuck).await;
     }
     instance.close();
     if let Err(error) = std::fs::remove_file(instance.home.runtime()) {
         eprintln!("sim: the runtime file stays behind: {error}");
+    }
+}
+
+/// Whether the client still waits at the other end.
+fn is_open(stream: &TcpStream) -> bool {
+    let mut request = [0; 1024];
+    loop {
+        match stream.try_read(&mut request) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        }
     }
 }
 
@@ -168,7 +180,7 @@ fn in_use(address: &Address, error: &std::io::Error) -> Failure {
 
 fn seconds(instance: &Instance, mutation: Mutation, default: u64) -> Option<Duration> {
     let on = instance.faults.mutation(mutation)?;
-    Some(Duration::from_secs(on.0.and_then(|text| text.parse().ok()).unwrap_or(default)))
+    Some(Duration::from_secs(on.number(default)))
 }
 
 async fn after(span: Option<Duration>) {

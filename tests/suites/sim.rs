@@ -2,6 +2,7 @@
 
 mod commands;
 mod faults;
+mod fixtures;
 mod fleet;
 mod life;
 mod logins;

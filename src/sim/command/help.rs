@@ -15,7 +15,7 @@ pub fn help(release: &Release, verb: &Verb) -> String {
     page.push('\n');
     if !verb.flags.is_empty() {
         page.push_str("\nFLAGS\n");
-        for flag in verb.flags {
+        for flag in verb.flags.iter().filter(|flag| flag.is_known_to(release)) {
             let kind = match flag.kind {
                 Kind::Switch => "",
                 Kind::Text | Kind::Duration => " string",

@@ -159,6 +159,9 @@ fn paired(instance: &Instance, call: &Call, credential: &str, method: &str) -> R
         let b = Refusal::Auth { reason: "invalid_credential" };
         return Err(refusal(release, call, StatusCode::UNAUTHORIZED, "Invalid bootstrap credential.", b));
     };
+    if !instance.count_login() {
+        return Err(failed());
+    }
     let now = Millis::now();
     let session = Session {
         id: token::uuid(),
@@ -178,7 +181,6 @@ fn paired(instance: &Instance, call: &Call, credential: &str, method: &str) -> R
         log_failure(instance, &error);
         failed()
     })?;
-    instance.count_login();
     Ok(session)
 }
 

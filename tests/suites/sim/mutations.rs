@@ -75,7 +75,7 @@ fn no_mutation_is_left_untried() {
     let listed: Vec<_> = help
         .lines()
         .skip_while(|line| *line != "Mutations:")
-        .skip(1)
+        .filter_map(|line| line.strip_prefix("  "))
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let mut tried: Vec<_> = BROKEN.iter().map(|(name, ..)| name.split('=').next().unwrap_or(name)).collect();
@@ -156,6 +156,7 @@ async fn a_build_may_fail_from_the_third_login_on() {
     assert_eq!(sim.exchange(BOGUS).await.expect("an answer").status(), 401, "a refusal is no login");
     sim.login().await;
     assert_eq!(sim.exchange(&sim.mint()).await.expect("an answer").status(), 500);
+    assert_eq!(sim.exchange(BOGUS).await.expect("an answer").status(), 401, "nothing shows without a login");
 }
 
 #[tokio::test]
