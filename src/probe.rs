@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::inventory::Target;
 use crate::outcome::{Facts, Kind, NotDone, Outcome, Run, Skip, Step, StepResult, Trigger};
@@ -143,11 +144,13 @@ impl<'a> Steps<'a> {
     /// Does one step; `None` when it did not succeed.
     pub async fn take<T>(&mut self, step: Step, work: impl Future<Output = Result<T, NotDone>>) -> Option<T> {
         let clock = Instant::now();
-        let result = work.await;
+        let span = tracing::info_span!("step", otel.name = step.as_str(), outcome = tracing::field::Empty);
+        let result = work.instrument(span.clone()).await;
         let (outcome, detail) = match &result {
             Ok(_) => (Outcome::Ok, None),
             Err(why) => (why.outcome(), Some(why.detail().to_owned())),
         };
+        span.record("outcome", tracing::field::display(outcome));
         self.results.push(StepResult { step, outcome, duration: clock.elapsed(), detail });
         result.ok()
     }

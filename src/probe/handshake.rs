@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use super::{Section, Steps};
 use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
@@ -40,18 +42,21 @@ pub async fn run(
     section: &Section,
     trigger: Trigger,
 ) -> Run {
-    const PLAN: &[Step] =
-        &[Step::Version, Step::Mint, Step::Exchange, Step::Session, Step::App, Step::Socket];
-    let trace = TraceContext::unsampled();
+    let span = tracing::info_span!("handshake", user = instance.name);
+    let trace = TraceContext::of(&span);
     let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
     let mut login =
         Login { client: Client::new(instance, &trace), keepers, limits: section.handshake_limits() };
-    // Where it stopped is in the steps.
-    let _ = login.go(&mut steps, leftovers).await;
-    let minted = steps.succeeded(Step::Mint);
-    if !leftovers.sessions.is_empty() || (minted && !leftovers.asked) {
-        steps.take(Step::Revoke, login.revoke(leftovers)).await;
+    async {
+        // Where it stopped is in the steps.
+        let _ = login.go(&mut steps, leftovers).await;
+        let minted = steps.succeeded(Step::Mint);
+        if !leftovers.sessions.is_empty() || (minted && !leftovers.asked) {
+            steps.take(Step::Revoke, login.revoke(leftovers)).await;
+        }
     }
+    .instrument(span)
+    .await;
     steps.facts.cli_cpu = keepers.guard.cli.take_cpu();
     steps.facts.sessions_left = Some(leftovers.sessions.len() as u64);
     steps.end(&trace)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 use super::{Section, Steps};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
@@ -44,13 +45,14 @@ pub struct Context<'a> {
 
 /// Pulses one instance.
 pub async fn run(instance: &Instance, memory: &mut Memory, context: &Context<'_>, trigger: Trigger) -> Run {
-    let trace = TraceContext::unsampled();
+    let span = tracing::info_span!("pulse", user = instance.name);
+    let trace = TraceContext::of(&span);
     let mut steps = Steps::begin(Kind::Pulse, trigger, instance, &[Step::Reach, Step::Contract]);
     let deadline = Instant::now() + context.section.pulse_limit();
     let mut client = Client::new(instance, &trace);
 
     // Where it stopped is in the steps.
-    let _ = ask(&mut client, &mut steps, memory, context, deadline).await;
+    let _ = ask(&mut client, &mut steps, memory, context, deadline).instrument(span).await;
 
     steps.facts.version = memory.version.as_ref().map(ToString::to_string);
     steps.facts.cookie.clone_from(&memory.cookie);

@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+use opentelemetry::trace::TraceContextExt;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
@@ -12,12 +15,19 @@ pub struct TraceContext {
 impl TraceContext {
     /// A new trace that nobody records.
     pub fn unsampled() -> Self {
-        Self { trace_id: nonzero(rand::random()), sampled: false }
+        // All zeros is an invalid id in the W3C format.
+        Self { trace_id: rand::random::<u128>().max(1), sampled: false }
     }
 
-    /// The context of a span that is being recorded.
-    pub fn sampled(trace_id: u128) -> Self {
-        Self { trace_id: nonzero(trace_id), sampled: true }
+    /// The context of the span that is being recorded, or an unsampled one where nobody records.
+    pub fn of(span: &tracing::Span) -> Self {
+        let context = span.context();
+        let recorded = context.span().span_context().clone();
+        if recorded.is_valid() && recorded.is_sampled() {
+            Self { trace_id: u128::from_be_bytes(recorded.trace_id().to_bytes()), sampled: true }
+        } else {
+            Self::unsampled()
+        }
     }
 
     /// 32 hex digits.
@@ -38,11 +48,6 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// All zeros is an invalid id in the W3C format.
-fn nonzero(id: u128) -> u128 {
-    id.max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,11 +62,23 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_trace_is_sampled() {
-        let header = TraceContext::sampled(0xabc).traceparent();
-        assert!(
-            header.starts_with("00-00000000000000000000000000000abc-") && header.ends_with("-01"),
-            "{header}"
-        );
+    fn a_span_that_is_recorded_gives_its_trace_and_is_sampled() {
+        use opentelemetry::trace::TracerProvider;
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let provider = opentelemetry_sdk::trace::SdkTracerProvider::default();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = tracing::info_span!("probe");
+            let (one, other) = (TraceContext::of(&span), TraceContext::of(&span));
+            assert_eq!(one, other);
+            assert!(one.traceparent().ends_with("-01"), "{}", one.traceparent());
+        });
+    }
+
+    #[test]
+    fn without_a_recorder_nothing_is_sampled() {
+        let context = TraceContext::of(&tracing::info_span!("probe"));
+        assert!(context.traceparent().ends_with("-00"));
     }
 }
