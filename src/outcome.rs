@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 mod words;
 mod finding;
 mod json;
+mod next;
 mod run;
 
 pub use finding::Finding;

@@ -7,7 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::{Ended, Outcome, Skip};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -85,6 +85,10 @@ pub fn took(duration: Duration) -> String {
 
 /// The class that colours an outcome; the word itself always stands beside it.
 pub fn class(outcome: Outcome) -> &'static str {
+    if outcome == Outcome::Skipped(Skip::EarlierStep) {
+        // What follows from a failure is not worth a colour of its own.
+        return "quiet";
+    }
     match outcome.ended() {
         Ended::Ok => "ok",
         Ended::Failed => "failed",

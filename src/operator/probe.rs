@@ -112,6 +112,9 @@ pub fn text(run: &Run) -> String {
         );
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    if let Some(next) = run.outcome().next(&run.user) {
+        let _ = writeln!(text, "  next: {next}");
+    }
     text
 }
 

@@ -99,7 +99,8 @@ fn headline(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime
                     p {
                         strong { (user) } " fails at " code { (step.step) } " since " (ago(last.since, now)) ": "
                         (meaning(step.outcome)) " "
-                        @if let Some(detail) = &step.detail { span.quiet { (detail) } " " }
+                        @if let Some(detail) = &step.detail { span.quiet { (detail) } }
+                        @if let Some(next) = step.outcome.next(user) { br; "Next: " (next) "; " }
                         a href=(format!("/history?user={user}")) { "history of " (user) }
                     }
                 }
@@ -181,6 +182,7 @@ pub fn story(run: &Run, now: SystemTime) -> Markup {
         section {
             h2 { (run.kind) " of " a href=(format!("/history?user={}", run.user)) { (run.user) } ", " (ago(run.started, now)) }
             p { strong.(class(outcome)) { (outcome) } ": " (meaning(outcome)) " It took " (took(run.duration)) ", made because of " code { (run.trigger) } "." }
+            @if let Some(next) = outcome.next(&run.user) { p { "Next: " (next) "." } }
             div.scroll {
                 table {
                     thead { tr { th scope="col" { "Step" } th scope="col" { "Outcome" } th scope="col" { "Took" } th scope="col" { "What happened" } } }
