@@ -3,12 +3,14 @@
 #[path = "../support"]
 mod support {
     pub mod free_port;
+    pub mod raw_http;
     pub mod sim;
     pub mod world;
 }
 
 mod architecture;
 mod config;
+mod conformance;
 mod faults;
 mod inventory;
 mod metrics;
