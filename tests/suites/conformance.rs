@@ -26,6 +26,7 @@ mod replay;
 mod standin;
 mod startup;
 mod text;
+mod unchanged;
 
 use difference::Table;
 

@@ -89,7 +89,7 @@ async fn read_response(stream: &mut TcpStream, method: &str) -> io::Result<Respo
         let length = length.parse().map_err(|_| broken(format!("content-length {length:?}")))?;
         wire.exactly(length).await?
     } else {
-        wire.to_the_end().await?
+        wire.until_closed().await?
     };
     Ok(Response { status, headers, body, rest: wire.read })
 }
@@ -143,7 +143,7 @@ impl Wire<'_> {
         }
     }
 
-    async fn to_the_end(&mut self) -> io::Result<Vec<u8>> {
+    async fn until_closed(&mut self) -> io::Result<Vec<u8>> {
         while self.more().await? > 0 {}
         Ok(std::mem::take(&mut self.read))
     }

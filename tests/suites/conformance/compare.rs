@@ -26,7 +26,7 @@ pub fn compare(step: &Step, got: &What, bindings: &mut Bindings) -> Vec<Differen
     match (&step.what, got) {
         (What::Http { response: expected, .. }, What::Http { response, .. })
         | (What::Ws { response: expected, .. }, What::Ws { response, .. }) => {
-            comparer.response(expected, response)
+            comparer.response(expected, response);
         }
         (What::WsFrames { frames: expected }, What::WsFrames { frames }) => comparer.frames(expected, frames),
         (What::Cli(expected), What::Cli(cli)) => comparer.cli(expected, cli),

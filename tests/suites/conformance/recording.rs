@@ -12,7 +12,6 @@ pub struct Recording {
     pub base_dir: String,
     pub steps: Vec<Step>,
     /// What follows is in the six full recordings only.
-    pub cookie_claims: Option<Value>,
     pub files_running: Option<Vec<File>>,
     pub server_runtime_json: Option<String>,
     pub environment_id: Option<String>,
