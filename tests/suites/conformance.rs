@@ -29,6 +29,7 @@ mod text;
 mod unchanged;
 
 use difference::Table;
+use recording::{Recording, What};
 
 const RECORDINGS: [&str; 7] = [
     "0.0.24-any",
@@ -41,7 +42,7 @@ const RECORDINGS: [&str; 7] = [
 ];
 
 async fn assert_same(recording: &str) {
-    let differences = replay::replay(recording).await;
+    let differences = replay::replay(recording, &Recording::load(recording)).await;
     assert!(
         differences.is_empty(),
         "{recording}: {} differences\n{}",
@@ -83,4 +84,32 @@ async fn version_33_on_loopback_answers_as_recorded() {
 #[tokio::test]
 async fn the_outage_and_the_downgrade_happen_as_recorded() {
     assert_same("outage-0.0.24-0.0.26").await;
+}
+
+/// The comparison above could pass because nothing is compared: a recording that is wrong in four places must fail in
+/// exactly these.
+#[tokio::test]
+async fn a_replay_finds_what_is_wrong_in_a_recording() {
+    let mut wrong = Recording::load("outage-0.0.24-0.0.26");
+    for step in &mut wrong.steps {
+        match (step.title().as_str(), &mut step.what) {
+            ("incident-after / exchange bogus on bootstrap (after)", What::Http { response, .. }) => {
+                response.status = 401;
+            }
+            ("incident-after / mint 0.0.24 (after)", What::Cli(cli)) => cli.exit = Some(0),
+            ("incident-command / database files after", What::Files { files }) => {
+                files[0].mode = "-rw-------".to_owned();
+            }
+            ("downgrade-4-restore / database", What::Db(db)) => db.max_migration = 32,
+            _ => {}
+        }
+    }
+    let found = replay::replay("outage-0.0.24-0.0.26", &wrong).await;
+    let fields: Vec<&str> = found.iter().map(|difference| difference.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["file userdata/state.sqlite", "status", "exit", "max migration"],
+        "{}",
+        Table(&found)
+    );
 }

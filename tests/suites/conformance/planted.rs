@@ -266,7 +266,7 @@ fn a_server_that_starts_or_stops_otherwise_is_found() {
         &["migrations run"],
     );
     serve(
-        |it| it.stdout = it.stdout.replace("Listening on http://127.0.0.1", "Listening on http://0.0.0.0"),
+        |it| it.stdout = it.stdout.replace("Listening on http://127.0.0.1", "Listening on https://127.0.0.1"),
         &["listening"],
     );
     serve(|it| it.stdout = it.stdout.replace("T3 Code server is ready.", ""), &["ready block"]);

@@ -29,10 +29,9 @@ use crate::support::raw_http;
 /// No frame is waited for longer.
 const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Replays one recording in a place of its own.
-pub async fn replay(name: &str) -> Vec<Difference> {
-    let recording = Recording::load(name);
-    let mut replay = Replay::new(name, &recording).expect("a place to replay in");
+/// Replays one recording in a place of its own; the name tells what happened between the steps.
+pub async fn replay(name: &str, recording: &Recording) -> Vec<Difference> {
+    let mut replay = Replay::new(name, recording).expect("a place to replay in");
     for step in &recording.steps {
         if let Err(error) = replay.step(step).await {
             replay.broke(&step.title(), &error);

@@ -6,7 +6,7 @@ pub struct Startup {
     /// `None` where nothing was said; some versions also say that nothing was to do.
     pub migrations: Option<Vec<String>>,
     pub listening: String,
-    /// From `… is ready.` to the pairing URL.
+    /// From `… is ready.` to the pairing URL. Which of its addresses a machine shows for the wildcard is its own affair.
     pub ready: String,
 }
 
@@ -23,6 +23,7 @@ impl Startup {
             });
         let listening =
             stdout.lines().find_map(|line| line.split_once("Listening on ")).map(|(_, url)| url.to_owned());
+        let listening = listening.unwrap_or_default();
         let ready = stdout
             .lines()
             .filter(|line| {
@@ -30,10 +31,18 @@ impl Startup {
                     .iter()
                     .any(|start| line.starts_with(start))
             })
+            .map(|line| if listening.contains("//0.0.0.0:") { without_host(line) } else { line.to_owned() })
             .map(|line| format!("{line}\n"))
             .collect();
-        Self { migrations, listening: listening.unwrap_or_default(), ready }
+        Self { migrations, listening, ready }
     }
+}
+
+/// `http://192.0.2.2:3773/pair` → `http://:3773/pair`
+fn without_host(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("://") else { return line.to_owned() };
+    let host = rest.find([':', '/']).unwrap_or(rest.len());
+    format!("{before}://{}", &rest[host..])
 }
 
 mod tests {
@@ -48,6 +57,15 @@ mod tests {
         assert_eq!(startup.migrations, Some(vec!["31_A".to_owned(), "32_B".to_owned()]));
         assert_eq!(startup.listening, "http://127.0.0.1:41775");
         assert_eq!(startup.ready, "T3 Code server is ready.\nToken: X\n");
+    }
+
+    #[test]
+    fn the_address_shown_for_the_wildcard_is_left_out() {
+        let log =
+            "INFO (#1): Listening on http://0.0.0.0:3773\nPairing URL: http://192.0.2.2:3773/pair#token=X\n";
+        assert_eq!(Startup::read(log).ready, "Pairing URL: http://:3773/pair#token=X\n");
+        let loopback = log.replace("0.0.0.0", "127.0.0.1");
+        assert_eq!(Startup::read(&loopback).ready, "Pairing URL: http://192.0.2.2:3773/pair#token=X\n");
     }
 
     #[test]
