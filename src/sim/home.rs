@@ -46,7 +46,7 @@ impl Home {
         )?;
         write_once(&self.userdata().join("anonymous-id"), token::uuid().as_bytes(), 0o644)?;
         write_once(&self.userdata().join("keybindings.json"), b"[]\n", 0o644)?;
-        let grok = release.since(33).then_some("grok");
+        let grok = release.since(26).then_some("grok");
         for provider in ["claudeAgent", "codex", "cursor", "opencode"].into_iter().chain(grok) {
             write_once(&self.0.join(format!("caches/{provider}.json")), b"{}\n", 0o644)?;
         }
