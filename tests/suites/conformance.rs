@@ -1,18 +1,19 @@
 //! The stand-in t3 behaves as the real one did: every step of the recordings, in order, and the same answers.
 //!
 //! Compared: status; header names and values; JSON to full depth (of a cut answer, what came before the cut); the name,
-//! the claims and the attributes of cookies; exit code, stream, the last `[cause]` and the answer of a command; what a
-//! starting server says that one may wait for; tables, columns, migration rows, row counts, pragmas; files and modes. An
-//! id, a credential, a token is bound where it is first seen and must be the same wherever the recording repeats it.
+//! the claims and the attributes of cookies; how long a credential, a session, a ticket lives; exit code, stream, the
+//! last `[cause]` and the answer of a command; what a starting server says that one may wait for; tables, columns,
+//! migration rows, row counts, pragmas; files and modes. An id, a credential, a token is bound where it is first seen
+//! and must be the same wherever the recording repeats it.
 //!
-//! Not compared, because the recordings do not hold it or because it is ours: the case of header names; dates, lengths,
-//! durations and numbers that count them; addresses and the name of the recording machine; HTML, help text, stack frames,
-//! the prose of logs (only which levels occur in them); indexes and other DDL; the content of files other than
-//! `server-runtime.json` and `environment-id`; memory and threads.
+//! Not compared, because it is ours or the recording machine's: the case of header names; dates, lengths, durations and
+//! numbers that count them; addresses and the name of the machine; HTML, help text, stack frames, the prose of logs (only
+//! which levels occur in them); indexes and other DDL; the content of files, but for `server-runtime.json` and
+//! `environment-id`; memory and threads. No single step is exempt from anything else.
 //!
-//! Not held by any recording, and therefore not by this suite: 0.0.29; `project add`; the connection that is never
-//! answered during a start and the slow SIGTERM with open WebSockets (the replay asks for neither); `SIGKILL`; what a
-//! server writes to its trace file.
+//! Not asked for by the replay: the connection of the first moment that is never answered, and the slow SIGTERM with an
+//! open WebSocket; the suite `sim` tries them. Not held by any recording: 0.0.29, `project add`, SIGKILL, what a server
+//! writes to its trace file.
 
 mod base_dir;
 mod between;

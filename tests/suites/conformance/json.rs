@@ -1,5 +1,7 @@
 //! JSON against JSON, to full depth; of an answer that the recorder cut, as far as it was complete.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
 
 use super::compare::Comparer;
@@ -30,6 +32,7 @@ pub fn compare(comparer: &mut Comparer, field: &str, expected: &Value, got: &Val
             for key in members.keys().filter(|key| !expected_members.contains_key(*key)) {
                 comparer.differ(&format!("{field}.{key}"), "absent", "present");
             }
+            comparer.equal(&format!("{field} lifetime"), &lifetime(expected), &lifetime(got));
         }
         (Value::Array(expected_items), Value::Array(items)) => {
             comparer.equal(&format!("{field}.length"), &expected_items.len(), &items.len());
@@ -46,6 +49,18 @@ pub fn compare(comparer: &mut Comparer, field: &str, expected: &Value, got: &Val
 /// The name of the machine is the recorder's, in every environment descriptor.
 fn is_fact_of_the_machine(key: &str, within: &Value) -> bool {
     key == "label" && within.get("environmentId").is_some()
+}
+
+/// From birth to end, where something shows both: the dates change, what lies between them does not.
+fn lifetime(value: &Value) -> Option<Duration> {
+    let millisecond = |key: &str| value.get(key)?.as_u64().map(Duration::from_millis);
+    let date = |key: &str| {
+        let date = humantime::parse_rfc3339(value.get(key)?.as_str()?).ok()?;
+        date.duration_since(SystemTime::UNIX_EPOCH).ok()
+    };
+    let birth = millisecond("iat").or_else(|| date("issuedAt")).or_else(|| date("createdAt"))?;
+    let end = millisecond("exp").or_else(|| date("expiresAt"))?;
+    end.checked_sub(birth)
 }
 
 fn name(value: &Value) -> &'static str {
@@ -183,6 +198,22 @@ mod tests {
         assert_eq!(fields(|comparer| compare(comparer, "body", &expected, &got)), [""; 0]);
         let got = json!({"at": "today", "iat": "2", "label": "other", "environmentId": "x"});
         assert_eq!(fields(|comparer| compare(comparer, "body", &expected, &got)), ["body.at", "body.iat"]);
+    }
+
+    #[test]
+    fn something_that_lives_longer_or_shorter_is_found() {
+        let link = |end: &str| json!({"createdAt": "2026-11-22T06:11:02.457Z", "expiresAt": end});
+        let (recorded, later) = (
+            link("2026-11-22T06:16:02.457Z"),
+            json!({
+                "createdAt": "2031-01-01T00:00:00.000Z", "expiresAt": "2031-01-01T00:05:00.000Z"
+            }),
+        );
+        assert_eq!(fields(|comparer| compare(comparer, "link", &recorded, &later)), [""; 0]);
+        let shorter = link("2026-11-22T06:16:02.456Z");
+        assert_eq!(fields(|comparer| compare(comparer, "link", &recorded, &shorter)), ["link lifetime"]);
+        let (claims, others) = (json!({"iat": 1000, "exp": 3000}), json!({"iat": 5000, "exp": 8000}));
+        assert_eq!(fields(|comparer| compare(comparer, "claims", &claims, &others)), ["claims lifetime"]);
     }
 
     #[test]
