@@ -41,8 +41,9 @@ pub fn upgrade(instance: &Arc<Instance>, call: &Call, request: &mut Request<Inco
     let _ = instance.with_store(|store| store.touch_session(&session.id));
     let open = instance.socket_opened(&session.id);
     let accept = derive_accept_key(call.header("sec-websocket-key").as_bytes());
-    let offered = call.header("sec-websocket-extensions").split(';').next().unwrap_or_default().trim();
-    let deflate = instance.release.since(30) && offered == DEFLATE;
+    let mut offers = call.header("sec-websocket-extensions").split(',');
+    let is_offered = offers.any(|offer| offer.split(';').next().unwrap_or_default().trim() == DEFLATE);
+    let deflate = instance.release.since(30) && is_offered;
     instance.tasks.spawn(serve(instance.clone(), hyper::upgrade::on(request), deflate, open));
     let mut response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

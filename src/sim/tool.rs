@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -194,8 +195,8 @@ impl Tool {
             Some("client") => release.client_grant(),
             _ => release.administrative_grant(),
         };
-        let mut session = Session::issued(release, grant, given.text("label").map(str::to_owned));
-        session.expires_at = Millis::now().plus(given.duration("ttl").unwrap_or(30 * DAY)).iso();
+        let lifetime = given.duration("ttl").unwrap_or(30 * DAY);
+        let mut session = Session::issued(release, grant, given.text("label").map(str::to_owned), lifetime);
         if let Some(subject) = given.text("subject") {
             subject.clone_into(&mut session.subject);
         }
@@ -275,7 +276,8 @@ impl Tool {
         // With a server running, t3 goes through it with a session of its own; the session's row stays.
         if self.home.served() {
             let grant = self.build.release.administrative_grant();
-            let session = Session::issued(&self.build.release, grant, Some("t3 project cli".to_owned()));
+            let session =
+                Session::issued(&self.build.release, grant, Some("t3 project cli".to_owned()), 30 * DAY);
             store.create_session(&session).map_err(store_failed)?;
             store.revoke_session(&session.id).map_err(store_failed)?;
         }
@@ -320,7 +322,7 @@ impl Tool {
 
 impl Session {
     /// A session as the command line tool issues it.
-    pub fn issued(release: &Release, grant: Grant, label: Option<String>) -> Self {
+    pub fn issued(release: &Release, grant: Grant, label: Option<String>, lifetime: Duration) -> Self {
         let now = Millis::now();
         Self {
             id: token::uuid(),
@@ -332,7 +334,7 @@ impl Session {
             user_agent: None,
             device_type: "bot".to_owned(),
             issued_at: now.iso(),
-            expires_at: now.plus(30 * DAY).iso(),
+            expires_at: now.plus(lifetime).iso(),
             last_connected_at: None,
             revoked: false,
         }

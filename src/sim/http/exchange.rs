@@ -45,7 +45,7 @@ pub async fn browser(instance: &Instance, call: &Call, body: Incoming) -> io::Re
     let name = if renamed { "t3_other_session".to_owned() } else { instance.cookie_name() };
     let http_only = if instance.faults.on(Fault::CookieWithoutHttpOnly) { "" } else { " HttpOnly;" };
     let token = instance.key.sign(&SessionClaims::of(&session));
-    let expires = Millis::now().plus(LIFETIME_DAYS * DAY).http_date();
+    let expires = Millis::from_iso(&session.expires_at).unwrap_or(Millis(0)).http_date();
     Ok(reply
         .header("set-cookie", format!("{name}={token}; Path=/; Expires={expires};{http_only} SameSite=Lax")))
 }
