@@ -1,0 +1,66 @@
+//! What the whole program costs and how soon it sees, measured on simulated fleets: `cargo bench --bench bench -- NAME`.
+//! Every table shows the goal beside the figure; nothing here passes or fails a test run.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+mod dispatch_table;
+mod faults;
+mod fleet;
+mod outage;
+mod report;
+mod scrape;
+mod small;
+mod tap;
+mod usage;
+
+#[path = "../support"]
+#[allow(dead_code)] // The suites use the rest of it.
+mod support {
+    pub mod free_port;
+    pub mod world;
+}
+
+/// Name, what it measures and how long that takes, and what does it.
+const BENCHES: &[(&str, &str, fn())] = &[
+    ("faults", "from a fault to the metric that names it, for every kind of fault (3 minutes)", faults::run),
+    ("fleet", "1,000 instances pulsed every 5 s: CPU, memory, spread, the start (4 minutes)", fleet::run),
+    ("small", "25 users: memory, CPU, scrapes, series (2 minutes)", small::run),
+    ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Only `cargo bench` says --bench: a test run that happens to start this must not measure for minutes.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    if names.is_empty() {
+        for (name, what, _) in BENCHES {
+            println!("{name:10} {what}");
+        }
+    }
+    for wanted in names {
+        match BENCHES.iter().find(|(name, ..)| name == wanted) {
+            Some((.., bench)) => bench(),
+            None => {
+                eprintln!("there is no benchmark called {wanted}; without a name they are listed");
+                return ExitCode::from(64);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Waits for a condition, as long as a benchmark may; panics with what was waited for.
+fn until<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
