@@ -67,6 +67,7 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
 async fn probe(target: Target, shared: Arc<Shared>) -> [Run; 2] {
     let instance = instance_of(&target);
     let pulse = shared.pulse(&instance, &mut Memory::default(), Trigger::Demand).await;
+    let _turn = shared.turn().await;
     let handshake = shared.handshake(&instance, &mut Leftovers::default(), Trigger::Demand).await;
     [pulse, handshake]
 }

@@ -2,16 +2,16 @@
 //! else's trouble. Outcomes leave through one channel.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tokio_util::task::TaskTracker;
 
 use super::handshake::{self, Leftovers};
@@ -36,7 +36,7 @@ pub struct Shared {
     t3: t3::Section,
     keepers: Keepers,
     pulses: Semaphore,
-    handshakes: Semaphore,
+    handshakes: Arc<Semaphore>,
     pace: Mutex<Pace>,
 }
 
@@ -51,7 +51,7 @@ impl Shared {
     pub fn new(section: Section, t3: t3::Section, state_dir: &Path) -> Self {
         Self {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
-            handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
+            handshakes: Arc::new(Semaphore::new(section.concurrent_handshakes.max(1))),
             keepers: Keepers::new(state_dir.join("keepers"), &t3),
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
             section,
@@ -79,9 +79,18 @@ impl Shared {
             .await
     }
 
-    /// One handshake now.
+    /// Waits until few enough others log in.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.handshakes.clone().acquire_owned().await.ok()
+    }
+
+    /// The same as a place in the queue, which is kept while something else is done.
+    fn queue(&self) -> PollSemaphore {
+        PollSemaphore::new(self.handshakes.clone())
+    }
+
+    /// One handshake now, whoever else is logging in.
     pub async fn handshake(&self, instance: &Instance, leftovers: &mut Leftovers, trigger: Trigger) -> Run {
-        let _turn = self.handshakes.acquire().await;
         let work = handshake::run(instance, &self.keepers, leftovers, &self.section, trigger);
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
@@ -196,11 +205,14 @@ impl Task {
             start + schedule::phase(&self.instance.name, self.shared.handshake_interval());
         // The first handshake follows the first pulse.
         let mut wanted = Some(Trigger::Start);
+        let mut queue = self.shared.queue();
         loop {
+            let login = wanted.filter(|trigger| *trigger != Trigger::Start || self.pulsed.is_some());
             tokio::select! {
                 // Only between probes: a handshake that is cut short leaves its session behind.
                 () = stop.cancelled() => return,
                 order = orders.recv() => match order {
+                    // Somebody waits for the answer, so it waits for nobody.
                     Some(Order::Probe(answer)) => {
                         let runs = vec![self.pulse(Trigger::Demand).await.0, self.handshake(Trigger::Demand).await];
                         // Whoever asked may have gone; the runs are recorded all the same.
@@ -210,24 +222,25 @@ impl Task {
                     None => return,
                 },
                 () = sleep_until(pulse_due) => {
-                    let trigger = wanted.unwrap_or(Trigger::Schedule);
+                    let trigger = if self.pulsed.is_none() { Trigger::Start } else { Trigger::Schedule };
                     let (_, changed) = self.pulse(trigger).await;
                     wanted = wanted.or(changed);
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
                 }
                 () = sleep_until(handshake_due), if wanted.is_none() => wanted = Some(Trigger::Schedule),
-            }
-            if let Some(trigger) =
-                wanted.take_if(|trigger| *trigger != Trigger::Start || self.pulsed.is_some())
-            {
-                let outcome = self.handshake(trigger).await.outcome();
-                let interval = self.shared.handshake_interval();
-                let now = Instant::now();
-                handshake_due = match outcome.ended() {
-                    Ended::Failed => now + interval.min(RETRY_AFTER_FAILURE),
-                    _ if trigger == Trigger::Schedule => schedule::next(handshake_due, interval, now),
-                    _ => handshake_due.max(now),
-                };
+                // Pulses go on while a login waits for its turn: where everybody's is due at once, as at a start, the
+                // last one's comes minutes later.
+                Some(_turn) = poll_fn(|context| queue.poll_acquire(context)), if login.is_some() => {
+                    let trigger = wanted.take().unwrap_or(Trigger::Schedule);
+                    let outcome = self.handshake(trigger).await.outcome();
+                    let interval = self.shared.handshake_interval();
+                    let now = Instant::now();
+                    handshake_due = match outcome.ended() {
+                        Ended::Failed => now + interval.min(RETRY_AFTER_FAILURE),
+                        _ if trigger == Trigger::Schedule => schedule::next(handshake_due, interval, now),
+                        _ => handshake_due.max(now),
+                    };
+                }
             }
         }
     }
@@ -324,6 +337,43 @@ async fn survive(
 mod tests {
     use super::*;
 
+    /// Ann's, not yet begun.
+    fn task(section: Section, port: u16, runs: mpsc::Sender<Run>) -> Task {
+        let nowhere = Path::new("/nonexistent");
+        Task {
+            shared: Arc::new(Shared::new(section, t3::Section::default(), nowhere)),
+            instance: Instance { name: "ann".to_owned(), port, base_dir: nowhere.to_owned(), uid: 0 },
+            withheld: None,
+            runs,
+            memory: Memory::default(),
+            leftovers: Leftovers::default(),
+            pulsed: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn pulses_go_on_while_a_login_waits_for_its_turn() {
+        let section = Section {
+            pulse_interval: Duration::from_millis(20),
+            pulse_timeout: Duration::from_millis(5),
+            concurrent_handshakes: 1,
+            ..Section::default()
+        };
+        let (runs, mut recorded) = mpsc::channel(1);
+        let task = task(section, 1, runs);
+        let turn = task.shared.turn().await;
+        let (_orders, incoming) = mpsc::channel(1);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(task.run(incoming, stop.clone()));
+
+        for _ in 0..5 {
+            assert_eq!(recorded.recv().await.expect("a run").kind, Kind::Pulse);
+        }
+        drop(turn);
+        while recorded.recv().await.expect("a run").kind != Kind::Handshake {}
+        stop.cancel();
+    }
+
     #[tokio::test]
     async fn a_panic_in_a_probe_is_an_outcome() {
         let instance = Instance { name: "ann".to_owned(), port: 1, base_dir: "/nowhere".into(), uid: 0 };
@@ -341,16 +391,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("non-blocking");
         let port = listener.local_addr().expect("an address").port();
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let (runs, _recorded) = mpsc::channel(1);
         let mut task = Task {
-            shared: Arc::new(Shared::new(Section::default(), t3::Section::default(), dir.path())),
-            instance: Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 },
             withheld: Some(Finding::SharedPort),
-            runs,
-            memory: Memory::default(),
-            leftovers: Leftovers::default(),
             pulsed: Some(Outcome::Ok),
+            ..task(Section::default(), port, runs)
         };
         let run = task.handshake(Trigger::Schedule).await;
         assert_eq!(run.outcome(), Outcome::Failed(Reason::Withheld));

@@ -33,8 +33,16 @@ pub struct Memory {
     pub cookie: Option<String>,
     pub endpoint: Option<Endpoint>,
     version_read: Option<Instant>,
-    /// Inode of the listening socket, and when it was first seen.
-    listener: Option<(u32, Instant)>,
+    listener: Option<Listening>,
+}
+
+/// The instance's listening socket.
+#[derive(Debug)]
+struct Listening {
+    inode: u32,
+    first_seen: Instant,
+    /// When its process started, once that was looked up: every process of the host is gone through for it.
+    started: Option<Instant>,
 }
 
 /// What all pulses share.
@@ -83,22 +91,28 @@ async fn ask(
 impl Memory {
     /// Notes the listening socket as it is now. Another socket is another start, perhaps of another version.
     fn see(&mut self, inode: Option<u32>) {
-        match (inode, self.listener) {
-            (Some(inode), Some((known, _))) if inode == known => {}
-            (Some(inode), _) => {
-                self.listener = Some((inode, Instant::now()));
-                self.version_read = None;
-            }
-            (None, _) => self.listener = None,
+        let known = self.listener.as_ref().map(|listener| listener.inode);
+        if known == inode {
+            return;
         }
+        if inode.is_some() {
+            self.version_read = None;
+        }
+        self.listener = inode.map(|inode| Listening { inode, first_seen: Instant::now(), started: None });
     }
 
     /// How old the listening socket is: as old as its process, or, where that may not be looked at, as old as our
     /// knowledge of it.
-    async fn listener_age(&self) -> Option<Duration> {
-        let (inode, first_seen) = self.listener?;
+    async fn listener_age(&mut self) -> Option<Duration> {
+        let listener = self.listener.as_mut()?;
+        if let Some(started) = listener.started {
+            return Some(started.elapsed());
+        }
+        let inode = listener.inode;
         let age = tokio::task::spawn_blocking(move || owner::age(inode)).await.ok().flatten();
-        Some(age.unwrap_or_else(|| first_seen.elapsed()))
+        let started = age.and_then(|age| Instant::now().checked_sub(age)).unwrap_or(listener.first_seen);
+        listener.started = Some(started);
+        Some(started.elapsed())
     }
 
     fn version_due(&self, interval: Duration) -> bool {
