@@ -253,6 +253,16 @@ fn describe(error: &hyper::Error) -> Failure {
     Failure::new(Reason::Closed, format!("the connection ended before the answer did{how}"))
 }
 
+fn describe_body(error: &(dyn std::error::Error + 'static)) -> Failure {
+    if error.is::<LengthLimitError>() {
+        Failure::new(Reason::TooLarge, format!("the answer is larger than {LARGEST_ANSWER} bytes"))
+    } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        describe(error)
+    } else {
+        Failure::new(Reason::Closed, format!("the answer broke off: {error}"))
+    }
+}
+
 impl Answer {
     pub fn is_html(&self) -> bool {
         self.content_type().is_some_and(|value| value.starts_with("text/html"))
