@@ -10,6 +10,17 @@ use crate::outcome::{Ended, Kind, Outcome, Run, Step, StepResult};
 #[derive(Debug, Default)]
 pub struct Board {
     users: BTreeMap<String, Standing>,
+    /// How it stood when this program ended the last time; each is taken into account once.
+    remembered: BTreeMap<(String, Kind), Before>,
+}
+
+/// What was so before a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before {
+    /// Whether the runs that could tell were well, and since when.
+    pub definite: Option<(Ended, SystemTime)>,
+    /// Since when runs have been skipped, where the last one was.
+    pub skipped: Option<SystemTime>,
 }
 
 /// One user.
@@ -22,8 +33,10 @@ pub struct Standing {
 #[derive(Clone, Debug)]
 pub struct Last {
     pub run: Run,
-    /// Since when runs of this kind have ended the same way: the same word and the same reason.
+    /// Since when runs of this kind have been well, or failing whatever the reason, or skipped. A skip in between does
+    /// not make a failure a new one.
     pub since: SystemTime,
+    definite: Option<(Ended, SystemTime)>,
 }
 
 /// What a run changed, when it changed something.
@@ -48,21 +61,33 @@ impl Board {
         let standing = self.users.get_mut(&run.user)?;
         let after = run.outcome();
         let before = standing.kinds.get(&run.kind);
-        let since = match before {
-            Some(last) if last.run.outcome() == after => last.since,
-            _ => run.started,
+        let known = match before {
+            Some(last) => {
+                let skipped = last.run.outcome().ended() == Ended::Skipped;
+                Before { definite: last.definite, skipped: skipped.then_some(last.since) }
+            }
+            None => self.remembered.remove(&(run.user.clone(), run.kind)).unwrap_or_default(),
+        };
+        let (since, definite) = match after.ended() {
+            Ended::Skipped => (known.skipped.unwrap_or(run.started), known.definite),
+            ended => {
+                let same = known.definite.filter(|(before, _)| *before == ended);
+                let since = same.map_or(run.started, |(_, since)| since);
+                (since, Some((ended, since)))
+            }
         };
         let before = before.map(|last| last.run.outcome());
-        standing.kinds.insert(run.kind, Last { run: run.clone(), since });
+        standing.kinds.insert(run.kind, Last { run: run.clone(), since, definite });
         (before != Some(after)).then_some(Turn { before, after })
+    }
+
+    /// Tells how it stood before the first run of this process.
+    pub fn remember(&mut self, user: String, kind: Kind, before: Before) {
+        self.remembered.insert((user, kind), before);
     }
 
     pub fn users(&self) -> impl Iterator<Item = (&str, &Standing)> {
         self.users.iter().map(|(name, standing)| (name.as_str(), standing))
-    }
-
-    pub fn user(&self, name: &str) -> Option<&Standing> {
-        self.users.get(name)
     }
 }
 
@@ -107,7 +132,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::outcome::{Facts, Reason, Trigger};
+    use crate::outcome::{Facts, Reason, Skip, Trigger};
 
     fn run(kind: Kind, at: u64, outcome: Outcome) -> Run {
         Run {
@@ -134,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_lasts_while_the_outcome_is_the_same_word_for_word() {
+    fn a_failure_lasts_whatever_its_reasons_and_through_a_skip() {
         let mut board = board();
         let broken = Outcome::Failed(Reason::AuthStore);
         assert!(board.record(&run(Kind::Pulse, 5, Outcome::Ok)).is_some());
@@ -143,8 +168,38 @@ mod tests {
             Some(Turn { before: Some(Outcome::Ok), after: broken })
         );
         assert_eq!(board.record(&run(Kind::Pulse, 15, broken)), None);
-        let last = board.user("ann").and_then(|standing| standing.last(Kind::Pulse)).expect("a pulse");
-        assert_eq!(last.since, SystemTime::UNIX_EPOCH + Duration::from_secs(10));
+        for (at, outcome, since) in [
+            (20, Outcome::Failed(Reason::Timeout), 10),
+            (25, Outcome::Skipped(Skip::Starting), 25),
+            (30, Outcome::Skipped(Skip::Starting), 25),
+            (35, Outcome::Failed(Reason::Refused), 10),
+            (40, Outcome::Ok, 40),
+        ] {
+            assert!(board.record(&run(Kind::Pulse, at, outcome)).is_some() || at == 30);
+            assert_eq!(since_when(&board), Duration::from_secs(since), "at {at}");
+        }
+    }
+
+    #[test]
+    fn what_stood_so_before_a_restart_stands_since_then() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let failing = Before { definite: Some((Ended::Failed, at(3))), skipped: None };
+        for (outcome, since) in [(Outcome::Failed(Reason::Refused), 3), (Outcome::Ok, 100)] {
+            let mut board = board();
+            board.remember("ann".to_owned(), Kind::Pulse, failing);
+            board.record(&run(Kind::Pulse, 100, outcome));
+            assert_eq!(since_when(&board), Duration::from_secs(since));
+        }
+    }
+
+    fn named<'a>(board: &'a Board, user: &str) -> Option<&'a Standing> {
+        board.users().find(|(name, _)| *name == user).map(|(_, standing)| standing)
+    }
+
+    fn since_when(board: &Board) -> Duration {
+        let (_, standing) = board.users().next().expect("a user");
+        let since = standing.last(Kind::Pulse).expect("a pulse").since;
+        since.duration_since(SystemTime::UNIX_EPOCH).expect("after the epoch")
     }
 
     #[test]
@@ -152,9 +207,9 @@ mod tests {
         let mut board = board();
         board.record(&run(Kind::Pulse, 5, Outcome::Ok));
         board.serve(["ann", "bob"].into_iter());
-        assert!(board.user("ann").is_some_and(|standing| standing.last(Kind::Pulse).is_some()));
+        assert!(named(&board, "ann").is_some_and(|standing| standing.last(Kind::Pulse).is_some()));
         board.serve(["bob"].into_iter());
-        assert!(board.user("ann").is_none());
+        assert!(named(&board, "ann").is_none());
         assert_eq!(board.record(&run(Kind::Pulse, 10, Outcome::Ok)), None);
     }
 
@@ -164,7 +219,7 @@ mod tests {
         board.record(&run(Kind::Handshake, 20, Outcome::Ok));
         board.record(&run(Kind::Pulse, 10, Outcome::Ok));
         let version =
-            board.user("ann").and_then(|standing| standing.fact(|run| run.facts.version.as_deref()));
+            named(&board, "ann").and_then(|standing| standing.fact(|run| run.facts.version.as_deref()));
         assert_eq!(version, Some("0.0.20"));
     }
 }

@@ -73,7 +73,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve => with_config(source, |config, source| {
             with_runtime(&config, async |config| {
-                crate::serve::run(source, config, |_| ()).await?;
+                crate::serve::run(source, config, crate::serve::Signals::listen()?, |_| ()).await?;
                 Ok(ExitCode::SUCCESS)
             })
         }),

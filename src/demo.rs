@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use crate::config::{Config, Source};
+use crate::serve::Signals;
 
 /// Who lives in the demo, and what they run: one is behind, as somebody always is.
 const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")];
@@ -50,23 +51,20 @@ struct Instance {
 
 /// Plays until Ctrl-C.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    // Before there is anything to clear away.
+    let mut signals = Signals::listen()?;
     let world = World::create(args.dir)?;
-    for version in FLEET.iter().map(|(_, version)| *version) {
-        world.install(version).await?;
-    }
-    let mut fleet = Vec::new();
-    for (user, version) in FLEET {
-        fleet.push(world.start(user, version)?);
-    }
-    for instance in &fleet {
-        instance.answers().await?;
-    }
+    let fleet = tokio::select! {
+        fleet = world.people() => fleet?,
+        () = signals.stop() => return Ok(()),
+    };
     let config = world.configure(&fleet, free(args.listen)?)?;
     let mut source = Source::new(Some(config.clone()));
     let loaded = Config::load(&mut source)?;
-    let ended =
-        crate::serve::run(source, loaded, |address| println!("{}", world.guide(&fleet, address, &config)))
-            .await;
+    let ended = crate::serve::run(source, loaded, signals, |address| {
+        println!("{}", world.guide(&fleet, address, &config))
+    })
+    .await;
     for instance in fleet {
         instance.stop().await;
     }
@@ -84,6 +82,21 @@ impl World {
         let dir = dir.canonicalize().context("cannot resolve the demo's directory")?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         Ok(Self { dir, program })
+    }
+
+    /// Starts the fleet, and waits until it answers.
+    async fn people(&self) -> anyhow::Result<Vec<Instance>> {
+        for version in FLEET.iter().map(|(_, version)| *version) {
+            self.install(version).await?;
+        }
+        let mut fleet = Vec::new();
+        for (user, version) in FLEET {
+            fleet.push(self.start(user, version)?);
+        }
+        for instance in &fleet {
+            instance.answers().await?;
+        }
+        Ok(fleet)
     }
 
     fn t3(&self, version: &str) -> PathBuf {

@@ -26,6 +26,7 @@ use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober};
 
 mod access;
+mod events;
 mod health;
 mod history;
 mod metrics;
@@ -159,6 +160,7 @@ fn router(surfaces: Surfaces) -> Router {
     let guarded = Router::new()
         .route("/probe", get(probe::probe))
         .route("/history", get(history::history))
+        .route("/history/events", get(events::events))
         .route("/history/{id}", get(history::entry))
         .route("/-/reload", post(reload::reload))
         .route_layer(axum::middleware::from_fn_with_state(surfaces.clone(), access::require));

@@ -78,6 +78,8 @@ words! {
         TooLarge = "too_large",
         /// A status the contract does not name for this call.
         Status = "status",
+        /// The instance answered 500, and not as it does when its authentication tables are unusable: it broke.
+        InternalError = "internal_error",
         /// The exchange endpoint is not there: another generation of t3 than expected, or a new contract.
         NotFound = "not_found",
         /// The instance cannot use its authentication tables; nobody can log in.

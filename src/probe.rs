@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod prober;
 pub mod pulse;
 pub mod schedule;
+mod tables;
 
 /// `[probe]`: how often and how patiently.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -115,6 +116,12 @@ pub fn instance_of(target: &Target) -> Instance {
     }
 }
 
+/// A detail as it may stand in a log, on a terminal and in the history: part of it is an instance's own words.
+fn legible(detail: &str) -> String {
+    const LONGEST: usize = 600;
+    detail.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A run while it is being made: each step is timed, and a planned step that was never come to is a skip.
 pub struct Steps<'a> {
     kind: Kind,
@@ -148,7 +155,7 @@ impl<'a> Steps<'a> {
         let result = work.instrument(span.clone()).await;
         let (outcome, detail) = match &result {
             Ok(_) => (Outcome::Ok, None),
-            Err(why) => (why.outcome(), Some(why.detail().to_owned())),
+            Err(why) => (why.outcome(), Some(legible(why.detail()))),
         };
         span.record("outcome", tracing::field::display(outcome));
         self.results.push(StepResult { step, outcome, duration: clock.elapsed(), detail });
@@ -185,5 +192,16 @@ impl<'a> Steps<'a> {
             facts: self.facts,
             trace_id: trace.trace_id(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instances_own_words_neither_steer_a_terminal_nor_fill_the_history() {
+        assert_eq!(legible("a\n\x1b[31mred\u{9b}"), "a  [31mred ");
+        assert_eq!(legible(&"é".repeat(100_000)).chars().count(), 600);
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::board::{Board, Turn};
+use crate::board::{Before, Board, Turn};
 use crate::config::{Config, Source};
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
@@ -26,7 +26,7 @@ use crate::spool::{self, Event, Spool};
 /// How often files that other processes write are looked at: an event is in the metrics within a second.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the last handshakes and the last of the history may take after the program was told to stop.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Everything that lives as long as the service.
 struct Service {
@@ -44,10 +44,38 @@ struct Service {
     spool_broken: bool,
 }
 
+/// The signals that this program lives by. Once listened for, none of them ends the process by itself any more, so what
+/// was begun is also cleared away.
+pub struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn listen() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
+        Ok(Self {
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+        })
+    }
+
+    /// The program is told to stop.
+    pub async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT. `ready` is told the operator's address once everything runs.
 pub async fn run(
     source: Source,
     config: Config,
+    signals: Signals,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> anyhow::Result<()> {
     let doors = Doors::open(&config.operator).await?;
@@ -66,7 +94,7 @@ pub async fn run(
     let service = Service {
         metrics: Arc::new(Metrics::new(Build::THIS)),
         inventory: Watch::start(config.inventory.clone()).await,
-        board: Arc::default(),
+        board: Arc::new(Mutex::new(remembered(&history).await)),
         prober: Arc::new(Mutex::new(Prober::new(shared.clone(), runs, tasks.clone(), stop.clone()))),
         pauses: Arc::new(Mutex::new(PauseFile::new(config.state_dir.join("pauses.json")))),
         spool: Spool::new(spool, spool::Limits::default()),
@@ -94,7 +122,7 @@ pub async fn run(
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    service.work(finished, reloads).await?;
+    service.work(finished, reloads, signals).await;
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
@@ -112,11 +140,9 @@ impl Service {
         mut self,
         mut finished: mpsc::Receiver<Run>,
         mut reloads: mpsc::Receiver<Reload>,
-    ) -> anyhow::Result<()> {
+        Signals { mut hangup, mut terminate, mut interrupt }: Signals,
+    ) {
         let mut inventory = self.inventory.subscribe();
-        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.metrics.prober.config_reloaded(true, SystemTime::now());
@@ -144,7 +170,6 @@ impl Service {
             }
         }
         tracing::info!("told to stop");
-        Ok(())
     }
 
     fn record(&self, run: Run) {
@@ -269,6 +294,16 @@ impl Service {
         tracing::info!(needs_restart = fixed.join(", "), "reloaded");
         Ok(report)
     }
+}
+
+/// The board as the history left it: since when everybody stands as they do. Without a history it begins now.
+async fn remembered(history: &History) -> Board {
+    let mut board = Board::default();
+    for standing in history.reader().standings().await.unwrap_or_default() {
+        let definite = standing.definite.zip(standing.since);
+        board.remember(standing.user, standing.kind, Before { definite, skipped: standing.skipped_since });
+    }
+    board
 }
 
 /// One line when an outcome changes: the log is read by people.

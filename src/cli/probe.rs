@@ -14,7 +14,7 @@ use crate::operator::probe::text;
 use crate::outcome::{Ended, Run, Trigger};
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
-use crate::probe::prober::Shared;
+use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::spool::{self, Event, Spool};
 
@@ -67,8 +67,8 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
 async fn probe(target: Target, shared: Arc<Shared>) -> [Run; 2] {
     let instance = instance_of(&target);
     let pulse = shared.pulse(&instance, &mut Memory::default(), Trigger::Demand).await;
-    let _turn = shared.turn().await;
-    let handshake = shared.handshake(&instance, &mut Leftovers::default(), Trigger::Demand).await;
+    let known = Known { withheld: target.withheld, pulsed: Some(pulse.outcome()) };
+    let handshake = shared.handshake(&instance, known, &mut Leftovers::default(), Trigger::Demand).await;
     [pulse, handshake]
 }
 

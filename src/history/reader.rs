@@ -115,16 +115,6 @@ impl Reader {
         self.ask(query::standings).await
     }
 
-    /// Since when this user's probes of this kind fail; `None` while they do not.
-    pub async fn since_when_failing(&self, user: &str, kind: Kind) -> Result<Option<SystemTime>, ReadError> {
-        let standings = self.standings().await?;
-        Ok(standings
-            .into_iter()
-            .find(|standing| standing.user == user && standing.kind == kind)
-            .filter(|standing| standing.definite == Some(Ended::Failed))
-            .and_then(|standing| standing.since))
-    }
-
     /// A page of events.
     pub async fn events(&self, filter: EventFilter) -> Result<Page<Event>, ReadError> {
         self.ask(move |db| query::events(db, &filter)).await

@@ -214,13 +214,13 @@ async fn since_when_a_user_fails_is_known_across_a_restart() {
     let history = place.open().await;
     history.record(failed(300, outcome::Reason::AuthStore));
     written(&history, 1).await;
-    let since = history.reader().since_when_failing("ann", Kind::Pulse).await.expect("read");
+    let since = since_when_failing(&history, "ann").await;
     assert_eq!(since, Some(start + Duration::from_secs(5)));
 
     history.record(pulse("ann", start + Duration::from_secs(305), Outcome::Ok));
     written(&history, 2).await;
-    assert_eq!(history.reader().since_when_failing("ann", Kind::Pulse).await.expect("read"), None);
-    assert_eq!(history.reader().since_when_failing("bob", Kind::Pulse).await.expect("read"), None);
+    assert_eq!(since_when_failing(&history, "ann").await, None);
+    assert_eq!(since_when_failing(&history, "bob").await, None);
     close(&history).await;
 }
 
@@ -283,3 +283,10 @@ async fn the_history_is_not_readable_for_everybody() {
 }
 
 mod trouble;
+
+/// Since when the user's pulses fail; `None` while they do not.
+async fn since_when_failing(history: &History, user: &str) -> Option<SystemTime> {
+    let standings = history.reader().standings().await.expect("read");
+    let standing = standings.iter().find(|standing| standing.user == user && standing.kind == Kind::Pulse)?;
+    standing.since.filter(|_| standing.definite == Some(Ended::Failed))
+}

@@ -1,12 +1,13 @@
 //! Who may start or change something: whoever shows the bearer token, comes through the unix socket, or comes over
 //! loopback from a trusted account. Pages and metrics need none of it; loopback alone proves nothing on a shared host.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -60,6 +61,7 @@ impl Access {
             Door::Tcp { ours: Some(ours), theirs } => {
                 let looked_up = tokio::task::spawn_blocking(move || owner::of_peer(ours, theirs)).await;
                 matches!(looked_up, Ok(Ok(Some(uid))) if self.uids.contains(&uid))
+                    && names_this_machine(headers)
             }
             Door::Tcp { ours: None, .. } => false,
         }
@@ -85,6 +87,16 @@ pub async fn require(
     let remedy = "refused: show the bearer token of [operator] token_file, come through the unix socket of [operator] \
                   socket, or come over loopback from an account in [operator] trusted_uids\n";
     (StatusCode::FORBIDDEN, [(header::WWW_AUTHENTICATE, "Bearer")], remedy).into_response()
+}
+
+/// Whether the request was made to an address or to `localhost`. A name can be made to point here by whoever owns it, and
+/// then a page of theirs is, to an operator's browser, the same site as ours.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(Ok(authority)) = host.to_str().map(str::parse::<Authority>) else { return false };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -148,5 +160,22 @@ mod tests {
         let own = nix::unistd::geteuid().as_raw();
         assert!(access(None, &[own]).allows(&door, &HeaderMap::new()).await);
         assert!(!access(None, &[own + 1]).allows(&door, &HeaderMap::new()).await);
+        let rebound = HeaderMap::from_iter([(header::HOST, "evil.example:9780".parse().expect("a header"))]);
+        assert!(!access(None, &[own]).allows(&door, &rebound).await);
+    }
+
+    #[test]
+    fn a_name_that_somebody_else_may_own_is_not_this_machine() {
+        for (host, ours) in [
+            ("127.0.0.1:9780", true),
+            ("[::1]:9780", true),
+            ("localhost", true),
+            ("evil.example:9780", false),
+            ("127.0.0.1.evil.example", false),
+            ("a b", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::HOST, host.parse().expect("a header"))]);
+            assert_eq!(names_this_machine(&headers), ours, "{host}");
+        }
     }
 }

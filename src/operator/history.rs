@@ -37,9 +37,13 @@ pub async fn history(
         Ok(filter) => filter,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    match surfaces.history.reader().runs(filter).await {
+    let reader = surfaces.history.reader();
+    match reader.runs(filter).await {
         Ok(found) if wants_html(&headers) => {
-            page("History", false, &list(&search, &found, SystemTime::now()))
+            let of_user = |row: &Recorded| search.is_only_of(&row.run.user);
+            let mut failures = reader.last_failures().await.unwrap_or_default();
+            failures.retain(of_user);
+            page("History", false, &list(&search, &found, &failures, SystemTime::now()))
         }
         Ok(found) => Json(found).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
@@ -75,6 +79,11 @@ pub async fn entry(State(surfaces): State<Surfaces>, Path(id): Path<String>, hea
 }
 
 impl Search {
+    /// Whether the first page of everything about this user is wanted.
+    fn is_only_of(&self, user: &str) -> bool {
+        self.user == user && self.kind.is_empty() && self.outcome.is_empty() && self.before.is_none()
+    }
+
     fn filter(&self) -> Result<Filter, crate::outcome::UnknownWord> {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Ok(Filter {
@@ -88,7 +97,7 @@ impl Search {
     }
 }
 
-fn list(search: &Search, found: &Page<Recorded>, now: SystemTime) -> Markup {
+fn list(search: &Search, found: &Page<Recorded>, failures: &[Recorded], now: SystemTime) -> Markup {
     html! {
         form method="get" action="/history" {
             label { "User" input name="user" value=(search.user); }
@@ -96,17 +105,27 @@ fn list(search: &Search, found: &Page<Recorded>, now: SystemTime) -> Markup {
             label { "Outcome" (choice("outcome", &search.outcome, Ended::ALL.iter().map(|ended| ended.as_str()))) }
             button type="submit" { "Show" }
         }
-        @if found.rows.is_empty() { p { "Nothing of the kind is kept." } }
-        @else {
-            div.scroll tabindex="0" role="region" aria-label="Probes" {
-                table {
-                    thead { tr { @for head in ["When", "User", "Kind", "Outcome", "Step", "In a row", "Took", "What happened"] { th scope="col" { (head) } } } }
-                    tbody { @for row in &found.rows { (line(row, now)) } }
-                }
-            }
+        p { a href=(format!("/history/events?user={}", search.user)) { "Logins and other events" } }
+        @if !failures.is_empty() {
+            h2 { "The last failures, which are kept for ever" }
+            (table("Last failures", failures, now))
+            h2 { "Everything" }
         }
+        @if found.rows.is_empty() { p { "Nothing of the kind is kept." } }
+        @else { (table("Probes", &found.rows, now)) }
         @if let Some(next) = found.next {
             p { a href=(format!("/history?user={}&kind={}&outcome={}&before={next}", search.user, search.kind, search.outcome)) { "Older" } }
+        }
+    }
+}
+
+fn table(label: &str, rows: &[Recorded], now: SystemTime) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(label) {
+            table {
+                thead { tr { @for head in ["When", "User", "Kind", "Outcome", "Step", "In a row", "Took", "What happened"] { th scope="col" { (head) } } } }
+                tbody { @for row in rows { (line(row, now)) } }
+            }
         }
     }
 }

@@ -18,6 +18,9 @@ impl Reason {
             Self::Html | Self::NotFound => {
                 "this t3 build has another login contract: stop rolling it out, and go back to the last good build"
             }
+            Self::InternalError => {
+                "look at the instance's log for the error; restart the instance if it stays so"
+            }
             Self::AuthStore => {
                 "look at the instance's log for the database error; see whether the disk is full"
             }

@@ -1,11 +1,12 @@
 //! The handshake: the whole login as a user's browser does it, and the probe's session ended again.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::{Section, Steps};
+use super::{Section, Steps, tables};
 use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
 use crate::t3::descriptor;
@@ -15,6 +16,7 @@ use crate::t3::pairing::{self, Exchanged, SessionCookie};
 use crate::t3::session;
 use crate::t3::socket;
 use crate::t3::trace::TraceContext;
+use crate::t3::version::Version;
 
 /// What the probe's sessions are called in t3's own list of clients.
 const LABEL: &str = "t3-prober";
@@ -45,8 +47,13 @@ pub async fn run(
     let span = tracing::info_span!("handshake", user = instance.name);
     let trace = TraceContext::of(&span);
     let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
-    let mut login =
-        Login { client: Client::new(instance, &trace), keepers, limits: section.handshake_limits() };
+    let mut login = Login {
+        client: Client::new(instance, &trace),
+        keepers,
+        limits: section.handshake_limits(),
+        version: None,
+        recognised: false,
+    };
     async {
         // Where it stopped is in the steps.
         let _ = login.go(&mut steps, leftovers).await;
@@ -66,22 +73,29 @@ struct Login<'a> {
     client: Client<'a>,
     keepers: &'a Keepers,
     limits: Limits,
+    /// The running version, once it is known.
+    version: Option<Version>,
+    /// The instance has recognised the session: its authentication tables are well.
+    recognised: bool,
 }
 
 impl Login<'_> {
     /// Version, mint, exchange, session, app, socket; `None` as soon as one does not succeed.
     async fn go(&mut self, steps: &mut Steps<'_>, leftovers: &mut Leftovers) -> Option<()> {
-        let Self { client, keepers, limits } = self;
-        let limit = limits.request;
+        let Self { client, keepers, limits, version, recognised } = self;
+        let (instance, limit) = (client.instance, limits.request);
 
-        let version = async { Ok(descriptor::read(client, limit).await?.version) };
-        let version = steps.take(Step::Version, version).await?;
-        steps.facts.version = Some(version.to_string());
-        let generation = version.generation();
+        let descriptor = async { Ok(descriptor::read(client, limit).await?.version) };
+        let running = &*version.insert(steps.take(Step::Version, descriptor).await?);
+        steps.facts.version = Some(running.to_string());
+        let generation = running.generation();
+        let running = Some(running);
 
-        let credential = steps.take(Step::Mint, keepers.mint(client, LABEL, *limits)).await?;
+        let minted = keepers.mint(client, LABEL, *limits);
+        let credential = steps.take(Step::Mint, explained(instance, running, minted)).await?;
 
         let exchanged = async { Ok(pairing::exchange(client, generation, &credential, limit).await?) };
+        let exchanged = explained(instance, running, exchanged);
         let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
         steps.facts.endpoint = Some(endpoint);
         steps.facts.cookie = Some(cookie.name.clone());
@@ -89,11 +103,13 @@ impl Login<'_> {
         let session_id = cookie.session_id();
         leftovers.sessions.extend(session_id.clone());
 
-        steps.take(Step::Session, check_session(client, &cookie, session_id.as_deref(), limit)).await?;
+        let checked = check_session(client, &cookie, session_id.as_deref(), limit);
+        steps.take(Step::Session, explained(instance, running, checked)).await?;
+        *recognised = true;
         let ticket = async { Ok(socket::ticket(client, generation, cookie.proof(), limit).await?) };
-        let ticket = steps.take(Step::App, ticket).await?;
+        let ticket = steps.take(Step::App, not_the_tables(ticket)).await?;
         let round_trip = async { Ok(socket::round_trip(client, generation, &ticket, limit).await?) };
-        steps.take(Step::Socket, round_trip).await.map(|_| ())
+        steps.take(Step::Socket, not_the_tables(round_trip)).await.map(|_| ())
     }
 
     async fn find_abandoned(&mut self, leftovers: &mut Leftovers) -> Result<(), NotDone> {
@@ -113,11 +129,42 @@ impl Login<'_> {
             self.find_abandoned(leftovers).await?;
         }
         while let Some(session_id) = leftovers.sessions.front() {
-            self.keepers.revoke(&mut self.client, session_id, self.limits).await?;
+            let instance = self.client.instance;
+            let revoked = self.keepers.revoke(&mut self.client, session_id, self.limits);
+            let revoked = explained(instance, self.version.as_ref(), revoked);
+            if self.recognised {
+                not_the_tables(revoked).await?
+            } else {
+                revoked.await?
+            }
             leftovers.sessions.pop_front();
         }
         Ok(())
     }
+}
+
+/// Asks the database why the authentication tables are unusable, where that is what came out.
+async fn explained<T>(
+    instance: &Instance,
+    version: Option<&Version>,
+    work: impl Future<Output = Result<T, NotDone>>,
+) -> Result<T, NotDone> {
+    match work.await {
+        Err(NotDone::Failed(failure)) if failure.reason == Reason::AuthStore => {
+            Err(tables::refine(instance, version, failure).await.into())
+        }
+        result => result,
+    }
+}
+
+/// After the instance has recognised the session a 500 is not about the authentication tables: people can log in.
+async fn not_the_tables<T>(work: impl Future<Output = Result<T, NotDone>>) -> Result<T, NotDone> {
+    work.await.map_err(|why| match why {
+        NotDone::Failed(Failure { reason: Reason::AuthStore, detail }) => {
+            Failure { reason: Reason::InternalError, detail }.into()
+        }
+        why => why,
+    })
 }
 
 /// The instance knows the session, and the cookie is the announced one, protected, and names its session.

@@ -2,16 +2,17 @@
 //! else's trouble. Outcomes leave through one channel.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::{CancellationToken, PollSemaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshake::{self, Leftovers};
@@ -36,7 +37,7 @@ pub struct Shared {
     t3: t3::Section,
     keepers: Keepers,
     pulses: Semaphore,
-    handshakes: Arc<Semaphore>,
+    handshakes: Semaphore,
     pace: Mutex<Pace>,
 }
 
@@ -51,7 +52,7 @@ impl Shared {
     pub fn new(section: Section, t3: t3::Section, state_dir: &Path) -> Self {
         Self {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
-            handshakes: Arc::new(Semaphore::new(section.concurrent_handshakes.max(1))),
+            handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
             keepers: Keepers::new(state_dir.join("keepers"), &t3),
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
             section,
@@ -79,22 +80,50 @@ impl Shared {
             .await
     }
 
-    /// Waits until few enough others log in.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.handshakes.clone().acquire_owned().await.ok()
-    }
-
-    /// The same as a place in the queue, which is kept while something else is done.
-    fn queue(&self) -> PollSemaphore {
-        PollSemaphore::new(self.handshakes.clone())
-    }
-
-    /// One handshake now, whoever else is logging in.
-    pub async fn handshake(&self, instance: &Instance, leftovers: &mut Leftovers, trigger: Trigger) -> Run {
+    /// One handshake now, unless it is known beforehand that none may or can be made.
+    pub async fn handshake(
+        &self,
+        instance: &Instance,
+        known: Known,
+        leftovers: &mut Leftovers,
+        trigger: Trigger,
+    ) -> Run {
+        if let Some((step, why)) = known.against_a_login() {
+            let mut steps = Steps::begin(Kind::Handshake, trigger, instance, handshake::PLAN);
+            steps.take(step, async { Err::<(), NotDone>(why) }).await;
+            return steps.end(&TraceContext::unsampled());
+        }
+        let _turn = self.handshakes.acquire().await;
         let work = handshake::run(instance, &self.keepers, leftovers, &self.section, trigger);
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
         run
+    }
+}
+
+/// What is known of a user before a handshake.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// What in the inventory forbids that a secret is sent to this user's port.
+    pub withheld: Option<Finding>,
+    /// How the last pulse ended.
+    pub pulsed: Option<Outcome>,
+}
+
+impl Known {
+    fn against_a_login(self) -> Option<(Step, NotDone)> {
+        match (self.withheld, self.pulsed) {
+            (Some(finding), _) => {
+                let detail = format!("no login was tried: {finding} (t3-prober check names the place)");
+                Some((Step::Mint, Failure::new(Reason::Withheld, detail).into()))
+            }
+            // No listener, or one that is only starting: a login cannot be tried, and that is not its failure.
+            (None, Some(Outcome::Skipped(skip))) => {
+                let detail = "the pulse could not tell, so no login was tried";
+                Some((Step::Version, NotDone::skipped(skip, detail)))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -179,22 +208,29 @@ impl Prober {
             memory: Memory::default(),
             leftovers: Leftovers::default(),
             pulsed: None,
+            tasks: self.tasks.clone(),
         };
         self.tasks.spawn(task.run(incoming, stop.clone()));
         User { target: target.clone(), orders, stop }
     }
 }
 
-/// One user's probes.
+/// One user's probes: pulses go on while a handshake is under way, which may wait for its turn or for an instance that
+/// does not answer.
 struct Task {
     shared: Arc<Shared>,
     instance: Instance,
     withheld: Option<Finding>,
     runs: mpsc::Sender<Run>,
     memory: Memory,
+    /// Away while a handshake is under way.
     leftovers: Leftovers,
     pulsed: Option<Outcome>,
+    tasks: TaskTracker,
 }
+
+/// A handshake under way; it gives back what it was lent.
+type UnderWay = JoinHandle<(Run, Leftovers)>;
 
 impl Task {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
@@ -203,45 +239,53 @@ impl Task {
         let mut pulse_due = start + schedule::phase(&self.instance.name, pulse_interval);
         let mut handshake_due =
             start + schedule::phase(&self.instance.name, self.shared.handshake_interval());
-        // The first handshake follows the first pulse.
         let mut wanted = Some(Trigger::Start);
-        let mut queue = self.shared.queue();
+        let mut login: Option<UnderWay> = None;
+        let mut asked = Vec::new();
         loop {
-            let login = wanted.filter(|trigger| *trigger != Trigger::Start || self.pulsed.is_some());
+            // The first handshake follows the first pulse.
+            if login.is_none()
+                && self.pulsed.is_some()
+                && let Some(trigger) = wanted.take()
+            {
+                login = Some(self.login(trigger));
+            }
             tokio::select! {
-                // Only between probes: a handshake that is cut short leaves its session behind.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
+                (run, leftovers) = ended(&mut login) => {
+                    self.leftovers = leftovers;
+                    self.send(&run).await;
+                    handshake_due = self.after(&run, handshake_due);
+                    if run.trigger == Trigger::Demand {
+                        for (pulse, answer) in asked.drain(..) {
+                            // Whoever asked may have gone; the runs are recorded all the same.
+                            let _ = oneshot::Sender::send(answer, vec![pulse, run.clone()]);
+                        }
+                    }
+                }
                 order = orders.recv() => match order {
-                    // Somebody waits for the answer, so it waits for nobody.
                     Some(Order::Probe(answer)) => {
-                        let runs = vec![self.pulse(Trigger::Demand).await.0, self.handshake(Trigger::Demand).await];
-                        // Whoever asked may have gone; the runs are recorded all the same.
-                        let _ = answer.send(runs);
+                        asked.push((self.pulse(Trigger::Demand).await.0, answer));
+                        wanted = Some(Trigger::Demand);
                     }
                     Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
-                    None => return,
+                    None => break,
                 },
                 () = sleep_until(pulse_due) => {
-                    let trigger = if self.pulsed.is_none() { Trigger::Start } else { Trigger::Schedule };
+                    let trigger = wanted.unwrap_or(Trigger::Schedule);
                     let (_, changed) = self.pulse(trigger).await;
                     wanted = wanted.or(changed);
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
                 }
-                () = sleep_until(handshake_due), if wanted.is_none() => wanted = Some(Trigger::Schedule),
-                // Pulses go on while a login waits for its turn: where everybody's is due at once, as at a start, the
-                // last one's comes minutes later.
-                Some(_turn) = poll_fn(|context| queue.poll_acquire(context)), if login.is_some() => {
-                    let trigger = wanted.take().unwrap_or(Trigger::Schedule);
-                    let outcome = self.handshake(trigger).await.outcome();
-                    let interval = self.shared.handshake_interval();
-                    let now = Instant::now();
-                    handshake_due = match outcome.ended() {
-                        Ended::Failed => now + interval.min(RETRY_AFTER_FAILURE),
-                        _ if trigger == Trigger::Schedule => schedule::next(handshake_due, interval, now),
-                        _ => handshake_due.max(now),
-                    };
+                () = sleep_until(handshake_due), if wanted.is_none() && login.is_none() => {
+                    wanted = Some(Trigger::Schedule);
                 }
             }
+        }
+        // A handshake that is cut short leaves its session behind.
+        if login.is_some() {
+            let (run, _) = ended(&mut login).await;
+            self.send(&run).await;
         }
     }
 
@@ -262,35 +306,44 @@ impl Task {
         (run, calls)
     }
 
-    async fn handshake(&mut self, trigger: Trigger) -> Run {
-        let not_tried = match (self.withheld, self.pulsed) {
-            (Some(finding), _) => {
-                let detail = format!("no login was tried: {finding} (t3-prober check names the place)");
-                Some((Step::Mint, Failure::new(Reason::Withheld, detail).into()))
-            }
-            // No listener, or one that is only starting: a login cannot be tried, and that is not its failure.
-            (None, Some(Outcome::Skipped(skip))) => {
-                let detail = "the pulse could not tell, so no login was tried";
-                Some((Step::Version, NotDone::skipped(skip, detail)))
-            }
-            _ => None,
-        };
-        let run = match not_tried {
-            Some((step, why)) => {
-                let mut steps = Steps::begin(Kind::Handshake, trigger, &self.instance, handshake::PLAN);
-                steps.take(step, async { Err::<(), NotDone>(why) }).await;
-                steps.end(&TraceContext::unsampled())
-            }
-            None => self.shared.handshake(&self.instance, &mut self.leftovers, trigger).await,
-        };
-        self.send(&run).await;
-        run
+    /// Begins a handshake.
+    fn login(&mut self, trigger: Trigger) -> UnderWay {
+        let (shared, instance) = (self.shared.clone(), self.instance.clone());
+        let known = Known { withheld: self.withheld, pulsed: self.pulsed };
+        let mut leftovers = std::mem::take(&mut self.leftovers);
+        self.tasks.spawn(async move {
+            let run = shared.handshake(&instance, known, &mut leftovers, trigger).await;
+            (run, leftovers)
+        })
+    }
+
+    /// When the next handshake is due after one that has just ended.
+    fn after(&self, run: &Run, due: Instant) -> Instant {
+        let interval = self.shared.handshake_interval();
+        let now = Instant::now();
+        match run.outcome().ended() {
+            Ended::Failed => now + interval.min(RETRY_AFTER_FAILURE),
+            _ if run.trigger == Trigger::Schedule => schedule::next(due, interval, now),
+            _ => due.max(now),
+        }
     }
 
     async fn send(&self, run: &Run) {
         // Nobody listens any more when the program stops.
         let _ = self.runs.send(run.clone()).await;
     }
+}
+
+/// What the handshake under way came to; without one, never.
+async fn ended(login: &mut Option<UnderWay>) -> (Run, Leftovers) {
+    if let Some(work) = login {
+        let ended = work.await;
+        *login = None;
+        if let Ok(ended) = ended {
+            return ended;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Turns a panic into an outcome: a defect of one probe ends neither the task nor the program.
@@ -337,20 +390,6 @@ async fn survive(
 mod tests {
     use super::*;
 
-    /// Ann's, not yet begun.
-    fn task(section: Section, port: u16, runs: mpsc::Sender<Run>) -> Task {
-        let nowhere = Path::new("/nonexistent");
-        Task {
-            shared: Arc::new(Shared::new(section, t3::Section::default(), nowhere)),
-            instance: Instance { name: "ann".to_owned(), port, base_dir: nowhere.to_owned(), uid: 0 },
-            withheld: None,
-            runs,
-            memory: Memory::default(),
-            leftovers: Leftovers::default(),
-            pulsed: None,
-        }
-    }
-
     #[tokio::test]
     async fn pulses_go_on_while_a_login_waits_for_its_turn() {
         let section = Section {
@@ -359,12 +398,20 @@ mod tests {
             concurrent_handshakes: 1,
             ..Section::default()
         };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = Arc::new(Shared::new(section, t3::Section::default(), dir.path()));
         let (runs, mut recorded) = mpsc::channel(1);
-        let task = task(section, 1, runs);
-        let turn = task.shared.turn().await;
-        let (_orders, incoming) = mpsc::channel(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(task.run(incoming, stop.clone()));
+        let turn = shared.handshakes.acquire().await.expect("a turn");
+        let mut prober = Prober::new(shared.clone(), runs, tasks, stop.clone());
+        prober.serve(&[Target {
+            user: "ann".parse().expect("a user name"),
+            identity: "ann".to_owned(),
+            port: crate::inventory::Port::new(1).expect("a port"),
+            base_dir: dir.path().to_owned(),
+            uid: None,
+            withheld: None,
+        }]);
 
         for _ in 0..5 {
             assert_eq!(recorded.recv().await.expect("a run").kind, Kind::Pulse);
@@ -391,13 +438,11 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("non-blocking");
         let port = listener.local_addr().expect("an address").port();
-        let (runs, _recorded) = mpsc::channel(1);
-        let mut task = Task {
-            withheld: Some(Finding::SharedPort),
-            pulsed: Some(Outcome::Ok),
-            ..task(Section::default(), port, runs)
-        };
-        let run = task.handshake(Trigger::Schedule).await;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = Shared::new(Section::default(), t3::Section::default(), dir.path());
+        let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 };
+        let known = Known { withheld: Some(Finding::SharedPort), pulsed: Some(Outcome::Ok) };
+        let run = shared.handshake(&instance, known, &mut Leftovers::default(), Trigger::Schedule).await;
         assert_eq!(run.outcome(), Outcome::Failed(Reason::Withheld));
         assert_eq!(run.decided_by().map(|step| step.step), Some(Step::Mint));
         assert!(listener.accept().is_err(), "something was sent");

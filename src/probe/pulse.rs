@@ -7,24 +7,22 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::{Section, Steps};
+use super::{Section, Steps, tables};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
 use crate::t3::descriptor;
 use crate::t3::http::{Client, Proof};
 use crate::t3::owner;
 use crate::t3::pairing;
-use crate::t3::schema::SchemaLevel;
 use crate::t3::session;
-use crate::t3::state;
 use crate::t3::trace::TraceContext;
 use crate::t3::version::{Generation, Version};
 use crate::t3::{self, Instance};
 
 /// A 500 is believed when it survives this pause: a database locked for a moment answers the same (CONTRACT §3).
 const SECOND_LOOK: Duration = Duration::from_millis(250);
-/// How long each try may wait before the next one opens a new connection: one accepted while t3 starts is never
-/// answered (CONTRACT §9). The last entry also stands for every later try.
-const TRIES: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+/// How long the first try may wait before the next one opens a new connection: one accepted while t3 starts is never
+/// answered (CONTRACT §9). The next one has all the time that is left: an instance that is only slow is not down.
+const FIRST_TRY: Duration = Duration::from_millis(250);
 
 /// What earlier pulses of this user learned.
 #[derive(Debug, Default)]
@@ -164,28 +162,29 @@ async fn reach(
 }
 
 async fn ask_session(client: &mut Client<'_>, deadline: Instant) -> Result<String, Failure> {
-    let all = left(deadline);
+    let all = left(deadline).as_secs_f64();
+    let mut limit = FIRST_TRY.min(left(deadline));
     let mut tries = 0;
     loop {
-        let limit = TRIES[tries.min(TRIES.len() - 1)].min(left(deadline));
         tries += 1;
         let asked = session::read(client, Proof::Nobody, limit)
             .await
             .map(|document| document.cookie_name().to_owned());
-        match asked {
+        let failure = match asked {
             // A port refuses for a moment while the server behind it is replaced; a silent one may be starting.
             Err(failure) if matches!(failure.reason, Reason::Timeout | Reason::Refused | Reason::Closed) => {
-                let pause = if failure.reason == Reason::Timeout { Duration::ZERO } else { SECOND_LOOK };
-                if left(deadline) <= pause {
-                    let all = all.as_secs_f64();
-                    let detail = format!("{} ({tries} connections within {all:.1} s)", failure.detail);
-                    return Err(Failure::new(failure.reason, detail));
-                }
-                sleep(pause).await;
-                client.reconnect();
+                failure
             }
             result => return result,
+        };
+        let pause = if failure.reason == Reason::Timeout { Duration::ZERO } else { SECOND_LOOK };
+        if left(deadline) <= pause {
+            let detail = format!("{} ({tries} connections within {all:.1} s)", failure.detail);
+            return Err(Failure::new(failure.reason, detail));
         }
+        sleep(pause).await;
+        client.reconnect();
+        limit = left(deadline);
     }
 }
 
@@ -208,49 +207,9 @@ async fn contract(
     match pairing::refuses_the_impossible(client, generation, left(deadline)).await {
         Ok(endpoint) => Ok(endpoint),
         Err(failure) if failure.reason == Reason::AuthStore => {
-            Err(refine(client.instance, version, failure).await.into())
+            Err(tables::refine(client.instance, version, failure).await.into())
         }
         Err(failure) => Err(failure.into()),
-    }
-}
-
-/// Finds out why the authentication tables are unusable, where the database may be read.
-async fn refine(instance: &Instance, version: Option<&Version>, failure: Failure) -> Failure {
-    let database = instance.database();
-    if let Ok(found) = state::level(&database).await {
-        if !found.is_known() {
-            return Failure::new(
-                Reason::SchemaForeign,
-                format!(
-                    "the database is at level {} under the name {}, which no known t3 uses",
-                    found.level, found.name
-                ),
-            );
-        }
-        if let Some((version, expected)) =
-            version.and_then(|version| Some((version, SchemaLevel::expected(version)?)))
-            && found.level != expected
-        {
-            let (reason, how) = if found.level > expected {
-                (Reason::SchemaAhead, "another t3 has migrated it")
-            } else {
-                (Reason::SchemaBehind, "it has not been migrated")
-            };
-            return Failure::new(
-                reason,
-                format!(
-                    "the database is at level {} ({}), the running {version} expects {expected}: {how}",
-                    found.level, found.name
-                ),
-            );
-        }
-    }
-    match state::write_lock_holder(&database) {
-        Some(pid) => Failure::new(
-            Reason::Locked,
-            format!("process {pid} holds the write lock of {}", database.display()),
-        ),
-        None => failure,
     }
 }
 

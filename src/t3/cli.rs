@@ -32,6 +32,10 @@ fn words(verb: Verb) -> &'static [&'static str] {
     }
 }
 
+fn spoken(verb: Verb) -> String {
+    format!("t3 {}", words(verb).join(" "))
+}
+
 /// The one place that starts t3's command.
 pub struct Cli {
     one_at_a_time: Semaphore,
@@ -98,18 +102,18 @@ impl Cli {
         if let Ok(mut cpu) = self.cpu.lock() {
             cpu.push((verb, children_cpu().saturating_sub(before)));
         }
-        let what = format!("t3 {}", words(verb).join(" "));
-        result.map_err(|failure| Failure::new(failure.reason, format!("{what}: {}", failure.detail)))
+        result
+            .map_err(|failure| Failure::new(failure.reason, format!("{}: {}", spoken(verb), failure.detail)))
     }
 }
 
 /// Parses the JSON answer of a call made with `--json`.
-pub fn json<T: DeserializeOwned>(stdout: &str) -> Result<T, Failure> {
+pub fn json<T: DeserializeOwned>(verb: Verb, stdout: &str) -> Result<T, Failure> {
     serde_json::from_str(stdout.trim()).map_err(|error| {
         let place = format!("line {} column {}", error.line(), error.column());
         Failure::new(
             Reason::CliGarbage,
-            format!("exit 0, but the output is not the documented JSON at {place}"),
+            format!("{}: exit 0, but the output is not the documented JSON at {place}", spoken(verb)),
         )
     })
 }
@@ -194,18 +198,23 @@ fn failed(code: Option<i32>, stdout: &str, stderr: &str) -> Failure {
     Failure::new(reason, format!("{code}: {}", redact(message)))
 }
 
-/// Shortens a foreign message to one line and blanks every word that could be a credential or a token.
+/// Shortens a foreign message to one line and blanks every word that could be a credential or a token, also one that
+/// stands inside a URL or a piece of JSON.
 fn redact(message: &str) -> String {
     let secret = |word: &str| {
-        let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let credential =
-            core.len() == 12 && core.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-        let token = core.len() >= 40 && !core.contains(['/', ' ']);
-        credential || token
+            word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        credential || word.len() >= 40
     };
-    let line: Vec<&str> =
-        message.split_whitespace().map(|word| if secret(word) { "***" } else { word }).collect();
-    line.join(" ").chars().take(240).collect()
+    let part_of_a_word = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut blanked = String::with_capacity(line.len());
+    for piece in line.split_inclusive(|c| !part_of_a_word(c)) {
+        let word = piece.trim_end_matches(|c| !part_of_a_word(c));
+        blanked.push_str(if secret(word.trim_matches('.')) { "***" } else { word });
+        blanked.push_str(&piece[word.len()..]);
+    }
+    blanked.chars().take(240).collect()
 }
 
 fn children_cpu() -> Duration {
@@ -280,7 +289,11 @@ mod tests {
         let token = "A".repeat(60);
         assert_eq!(
             redact(&format!("cannot store 'L7MMR9DLS382' and {token}\n twice")),
-            "cannot store *** and *** twice"
+            "cannot store '***' and *** twice"
+        );
+        assert_eq!(
+            redact("see http://127.0.0.1:3773/pair#token=L7MMR9DLS382, {\"credential\":\"L7MMR9DLS382\"}."),
+            "see http://127.0.0.1:3773/pair#token=***, {\"credential\":\"***\"}."
         );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::http::{Client, Proof};
+use super::http::Client;
 use super::version::Version;
 use crate::outcome::{Failure, Reason};
 
@@ -26,8 +26,11 @@ struct Document {
 }
 
 /// Reads the descriptor and, where the file may be read, makes sure that it is this base directory's server.
+///
+/// What it says decides which t3 command runs on the user's database, so nobody but the owner is asked: a stranger on
+/// the port could otherwise name a version whose command migrates it.
 pub async fn read(client: &mut Client<'_>, limit: Duration) -> Result<Descriptor, Failure> {
-    let answer = client.get("/.well-known/t3/environment", Proof::Nobody, limit).await?;
+    let answer = client.get_from_owner("/.well-known/t3/environment", limit).await?;
     if answer.status.as_u16() != 200 {
         return Err(answer.unexpected("GET /.well-known/t3/environment"));
     }

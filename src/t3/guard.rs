@@ -60,7 +60,7 @@ impl Guard {
         client.reconnect();
         let running = descriptor::read(client, limit.min(Duration::from_secs(2))).await.map_err(
             |failure| match failure.reason {
-                Reason::WrongInstance => NotDone::Failed(failure),
+                Reason::WrongInstance | Reason::WrongOwner => NotDone::Failed(failure),
                 _ => NotDone::skipped(
                     Skip::VersionUnknown,
                     format!(

@@ -84,6 +84,12 @@ impl<'a> Client<'a> {
         self.send(request, !matches!(proof, Proof::Nobody), limit).await
     }
 
+    /// Asks without proof, and believes only an answer that the instance's user gives.
+    pub async fn get_from_owner(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
+        let request = self.request(Method::GET, path, None, Proof::Nobody)?;
+        self.send(request, true, limit).await
+    }
+
     /// Posts a body without proof; `secret` says that the body itself holds one.
     pub async fn offer(
         &mut self,
@@ -96,15 +102,16 @@ impl<'a> Client<'a> {
         self.send(request, secret, limit).await
     }
 
-    /// Sends one request and reads the whole answer, both within `limit`.
+    /// Sends one request and reads the whole answer, both within `limit`; where it matters whose process is asked, only
+    /// after its owner is confirmed.
     async fn send(
         &mut self,
         request: hyper::Request<Full<Bytes>>,
-        secret: bool,
+        owners_only: bool,
         limit: Duration,
     ) -> Result<Answer, Failure> {
         let what = format!("{} {}", request.method(), request.uri().path());
-        let result = match timeout_at(Instant::now() + limit, self.exchange(request, secret)).await {
+        let result = match timeout_at(Instant::now() + limit, self.exchange(request, owners_only)).await {
             Ok(result) => {
                 result.map_err(|failure| Failure::new(failure.reason, format!("{what}: {}", failure.detail)))
             }
@@ -122,13 +129,13 @@ impl<'a> Client<'a> {
     async fn exchange(
         &mut self,
         request: hyper::Request<Full<Bytes>>,
-        secret: bool,
+        owners_only: bool,
     ) -> Result<Answer, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.sender.is_closed() => connection,
             _ => Connection::open(self.instance.port).await?,
         };
-        if secret && !connection.confirmed {
+        if owners_only && !connection.confirmed {
             owner::confirm(connection.addresses.0, connection.addresses.1, self.instance.uid)?;
             connection.confirmed = true;
         }
@@ -227,17 +234,23 @@ impl Connection {
         tokio::select! {
             biased;
             result = &mut answer => result,
-            _ = &mut self.driver => answer.await,
+            driven = &mut self.driver => match (answer.await, driven) {
+                // What broke the connection says more than that it is gone.
+                (Err(gone), Err(broken)) if gone.reason == Reason::Closed => Err(describe(&broken)),
+                (result, _) => result,
+            },
         }
     }
 }
 
 fn describe(error: &hyper::Error) -> Failure {
-    if error.is_parse() {
-        Failure::new(Reason::Malformed, format!("the answer is not HTTP: {error}"))
-    } else {
-        Failure::new(Reason::Closed, format!("the connection ended before the answer did: {error}"))
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let gone = error.is_canceled() || error.is_closed() || error.is_incomplete_message() || cause.is_some();
+    if error.is_parse() || !gone {
+        return Failure::new(Reason::Malformed, format!("the answer is not HTTP: {error}"));
     }
+    let how = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure::new(Reason::Closed, format!("the connection ended before the answer did{how}"))
 }
 
 fn describe_body(error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -255,13 +268,17 @@ impl Answer {
         self.content_type().is_some_and(|value| value.starts_with("text/html"))
     }
 
+    fn is_json(&self) -> bool {
+        self.content_type().is_some_and(|value| value.starts_with("application/json"))
+    }
+
     /// The JSON body, where the answer claims to be JSON. Every unknown GET of t3 is 200 with HTML, so a status
     /// alone proves nothing (CONTRACT §3).
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         if self.is_html() {
             return Err(Failure::new(Reason::Html, format!("{} with HTML where JSON is due", self.status)));
         }
-        if !self.content_type().is_some_and(|value| value.starts_with("application/json")) {
+        if !self.is_json() {
             let found = self.content_type().unwrap_or("no content type").to_owned();
             return Err(Failure::new(
                 Reason::Malformed,
@@ -284,7 +301,9 @@ impl Answer {
             401 => Reason::Unauthorized,
             403 => Reason::Forbidden,
             404 => Reason::NotFound,
-            500 => Reason::AuthStore,
+            // Unusable authentication tables are answered in the API's own form (CONTRACT §3); anything else broke.
+            500 if self.is_json() => Reason::AuthStore,
+            500 => Reason::InternalError,
             300..=399 => Reason::Redirected,
             _ if self.is_html() => Reason::Html,
             _ => Reason::Status,

@@ -75,7 +75,7 @@ impl Keepers {
             Mint::Cli => {
                 let flags = ["--ttl", "5m", "--label", label, "--json"];
                 let printed = self.guard.run(client, Verb::PairingCreate, &flags, limits.command).await?;
-                Ok(cli::json::<Minted>(&printed)?.credential)
+                Ok(cli::json::<Minted>(Verb::PairingCreate, &printed)?.credential)
             }
         }
     }
@@ -127,12 +127,18 @@ impl Keepers {
         call: Call,
         limits: Limits,
     ) -> Result<T, NotDone> {
-        let kept = self
-            .load(&client.instance.name)?
-            .filter(|keeper| keeper.expires_at > SystemTime::now() + RENEW_BEFORE);
+        let now = SystemTime::now();
+        let kept = self.load(&client.instance.name)?.filter(|keeper| keeper.expires_at > now);
         let had_one = kept.is_some();
         let keeper = match kept {
-            Some(keeper) => keeper,
+            Some(keeper) if keeper.expires_at > now + RENEW_BEFORE => keeper,
+            // One that still lives is good enough where no other can be issued.
+            Some(keeper) => match self.issue(client, limits).await {
+                Err(NotDone::Failed(failure)) if failure.reason == Reason::MigratedByUs => {
+                    return Err(failure.into());
+                }
+                issued => issued.unwrap_or(keeper),
+            },
             None => self.issue(client, limits).await?,
         };
         let answer = call.send(client, &keeper, limits).await?;
@@ -158,7 +164,7 @@ impl Keepers {
     async fn issue(&self, client: &mut Client<'_>, limits: Limits) -> Result<Keeper, NotDone> {
         let printed =
             self.guard.run(client, Verb::SessionIssue, &["--label", LABEL, "--json"], limits.command).await?;
-        let keeper: Keeper = cli::json(&printed)?;
+        let keeper: Keeper = cli::json(Verb::SessionIssue, &printed)?;
         self.store(&client.instance.name, &keeper).map_err(|error| {
             Failure::new(
                 Reason::Unreadable,
@@ -232,10 +238,19 @@ pub struct Limits {
     pub command: Duration,
 }
 
-/// The kept session is refused and no other one can be issued.
+/// The kept session is refused and no other one can be issued. Where the reason is known to lie deeper, that is said.
 fn lost(why: &NotDone) -> NotDone {
+    let deeper = [
+        Reason::AuthStore,
+        Reason::Locked,
+        Reason::MigratedByUs,
+        Reason::WrongInstance,
+        Reason::WrongOwner,
+        Reason::CliGarbage,
+        Reason::CliMissing,
+    ];
     match why {
-        NotDone::Failed(failure) if failure.reason == Reason::MigratedByUs => why.clone(),
+        NotDone::Failed(failure) if deeper.contains(&failure.reason) => why.clone(),
         _ => Failure::new(
             Reason::KeeperLost,
             format!(

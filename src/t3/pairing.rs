@@ -122,6 +122,10 @@ async fn offer(
     }
     let other = preferred.other();
     let answer = client.offer(other.path(), &body, credential != IMPOSSIBLE, limit).await?;
+    if answer.status.as_u16() == 404 {
+        let detail = format!("POST {} and POST {} both answered 404", preferred.path(), other.path());
+        return Err(Failure::new(Reason::NotFound, detail));
+    }
     Ok((answer, other))
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::http::{Client, Proof};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Reason};
+
+/// Twice what the longest known name has (CONTRACT §4).
+const LONGEST_NAME: usize = 64;
 
 /// `GET /api/auth/session`.
 #[derive(Debug, Deserialize)]
@@ -26,6 +29,18 @@ impl SessionDocument {
     pub fn cookie_name(&self) -> &str {
         &self.auth.session_cookie_name
     }
+
+    /// The name becomes a label and stands on pages, and the instance is its user's: only what a cookie may be called.
+    fn with_a_name(self) -> Result<Self, Failure> {
+        let name = self.cookie_name();
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if name.len() <= LONGEST_NAME && name.bytes().all(letter) {
+            Ok(self)
+        } else {
+            let detail = "the session document announces a cookie whose name no t3 uses";
+            Err(Failure::new(Reason::Malformed, detail))
+        }
+    }
 }
 
 /// Asks for the session document. 500 means that the authentication tables are unusable (CONTRACT §5).
@@ -36,7 +51,7 @@ pub async fn read(
 ) -> Result<SessionDocument, Failure> {
     let answer = client.get("/api/auth/session", proof, limit).await?;
     match answer.status.as_u16() {
-        200 => answer.json(),
+        200 => answer.json().and_then(SessionDocument::with_a_name),
         _ => Err(answer.unexpected("GET /api/auth/session")),
     }
 }

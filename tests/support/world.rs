@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_rusqlite::rusqlite::Connection;
 
 use super::free_port::free_port;
 
@@ -127,6 +128,42 @@ impl World {
     /// Switches a fault on.
     pub fn fault(&self, user: &str, name: &str) {
         self.switch(user, name, "on");
+    }
+
+    /// Switches a fault on for a number of times.
+    pub fn fault_for(&self, user: &str, name: &str, times: u32) {
+        run(Command::new(PROGRAM).args(["sim", "fault"]).arg(self.base_dir(user)).args([
+            name,
+            "on",
+            "--value",
+            &times.to_string(),
+        ]));
+    }
+
+    /// The faults that are on, as the stand-in's own file says.
+    pub fn faults_on(&self, user: &str) -> Vec<String> {
+        let path = self.base_dir(user).join("userdata/sim-faults.json");
+        let text = std::fs::read(path).unwrap_or_else(|_| b"{}".to_vec());
+        let faults: serde_json::Map<String, Value> = serde_json::from_slice(&text).expect("the faults");
+        faults.keys().cloned().collect()
+    }
+
+    /// Takes the write lock of a user's database and keeps it.
+    pub fn lock_database(&self, user: &str) -> Connection {
+        let database = Connection::open(self.database(user)).expect("the database");
+        database.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+        database
+    }
+
+    pub fn database(&self, user: &str) -> PathBuf {
+        self.base_dir(user).join("userdata/state.sqlite")
+    }
+
+    /// The schema level of a user's database.
+    pub fn level(&self, user: &str) -> i64 {
+        let database = Connection::open(self.database(user)).expect("the database");
+        let level = "SELECT max(migration_id) FROM effect_sql_migrations";
+        database.query_row(level, [], |row| row.get(0)).expect("a level")
     }
 
     /// Switches a fault off.
