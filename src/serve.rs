@@ -237,7 +237,9 @@ impl Service {
         for (user, _) in lock(&self.board).users() {
             self.metrics.instance.set_paused(user, pauses.pauses().is_paused(user, now));
         }
-        self.metrics.prober.set_handshake_interval(self.shared.handshake_interval());
+        self.metrics
+            .prober
+            .set_handshake_interval(self.shared.handshake_interval(), self.config.probe.handshake_interval);
         let counts = self.history.counts();
         self.metrics.prober.set_history(counts.lost, counts.errors, counts.bytes);
     }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::book::metrics;
 use super::labels::labels;
 use super::series::{ByLabels, ByUser, Number, Seconds, unix_seconds};
-use crate::outcome::{Ended, Kind, Outcome, Reason, Run, Step};
+use crate::outcome::{Ended, Kind, Outcome, Reason, Run, Skip, Step};
 
 labels! {
     pub struct OfKind {
@@ -42,6 +42,28 @@ labels! {
     }
 }
 
+labels! {
+    pub struct OfFailure {
+        /// the kind of probe
+        pub kind: Kind,
+        /// the step that decided it
+        pub step: Step,
+        /// why it failed
+        pub reason: Reason,
+    }
+}
+
+labels! {
+    pub struct OfSkip {
+        /// the kind of probe
+        pub kind: Kind,
+        /// the step that decided it
+        pub step: Step,
+        /// why it was not done
+        pub reason: Skip,
+    }
+}
+
 metrics! {
     pub struct Probe {
         /// Probes that ran, by how they ended
@@ -57,6 +79,12 @@ metrics! {
         ok: ByUser<OfKind, Gauge> = "t3_probe_ok",
         /// Whether the last probe was skipped (1), so that nothing is known since the one before
         skipped: ByUser<OfKind, Gauge> = "t3_probe_skipped",
+        /// What the last probe that could tell found wrong (1), or once found and does not any more (0); left as it is
+        /// by a skipped probe, and a series begins with the first failure of its kind
+        failing: ByUser<OfFailure, Gauge> = "t3_probe_failing",
+        /// Why the last probe was skipped (1), or once was and is not any more (0); a series begins with the first skip
+        /// of its kind
+        skipping: ByUser<OfSkip, Gauge> = "t3_probe_skipping",
         /// When the last probe ended, whatever it found
         last_run: ByUser<OfKind, Number> = "t3_probe_last_run_timestamp_seconds",
         /// When the last probe that was well ended; absent until there was one
@@ -103,7 +131,45 @@ impl Probe {
                 at.set(ended_at);
             });
         }
+        self.record_decision(run);
         self.record_steps(run);
+    }
+
+    /// Which step decided the probe and why. The one that decided the probe before is set to 0 and not removed: an
+    /// alert must be able to tell an end from a gap in the data.
+    fn record_decision(&self, run: &Run) {
+        let (user, kind) = (run.user.as_str(), run.kind);
+        let decided = run.decided_by().map(|decided| (decided.step, decided.outcome));
+        let failure = match decided {
+            Some((step, Outcome::Failed(reason))) => Some(OfFailure { kind, step, reason }),
+            _ => None,
+        };
+        let skip = match decided {
+            Some((step, Outcome::Skipped(reason))) => Some(OfSkip { kind, step, reason }),
+            _ => None,
+        };
+        if skip.is_none() {
+            self.failing.each(user, |other, failing| {
+                if other.kind == kind && Some(other) != failure.as_ref() {
+                    failing.set(0);
+                }
+            });
+        }
+        self.skipping.each(user, |other, skipping| {
+            if other.kind == kind && Some(other) != skip.as_ref() {
+                skipping.set(0);
+            }
+        });
+        if let Some(failure) = failure {
+            self.failing.with(user, failure, |failing| {
+                failing.set(1);
+            });
+        }
+        if let Some(skip) = skip {
+            self.skipping.with(user, skip, |skipping| {
+                skipping.set(1);
+            });
+        }
     }
 
     fn record_steps(&self, run: &Run) {

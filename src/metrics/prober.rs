@@ -44,6 +44,8 @@ metrics! {
         sessions_left: ByUser<NoLabels, Gauge> = "t3_prober_probe_sessions_left",
         /// Time between two handshakes of a user: as configured, or longer where not all of them fit
         handshake_interval: Reading = "t3_prober_handshake_interval_seconds",
+        /// Time between two handshakes of a user, as configured
+        handshake_interval_configured: Reading = "t3_prober_handshake_interval_configured_seconds",
         /// Whether the last attempt to read the config succeeded (1); after a failure (0) the last good one is in force
         config_ok: Reading = "t3_prober_config_last_reload_successful",
         /// When the config was last read with success
@@ -87,9 +89,10 @@ impl Prober {
         }
     }
 
-    /// States the interval that is in force now.
-    pub fn set_handshake_interval(&self, interval: Duration) {
+    /// States the interval that is in force now, and the one that was wished for.
+    pub fn set_handshake_interval(&self, interval: Duration, configured: Duration) {
         self.handshake_interval.set(interval.as_secs_f64());
+        self.handshake_interval_configured.set(configured.as_secs_f64());
     }
 
     /// States what the history's writer has counted.

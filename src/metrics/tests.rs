@@ -82,7 +82,7 @@ fn small_world() -> Metrics {
     metrics.inventory.reloaded(true, noon());
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));
-    metrics.prober.set_handshake_interval(Duration::from_secs(600));
+    metrics.prober.set_handshake_interval(Duration::from_secs(720), Duration::from_secs(600));
     metrics.prober.set_history(1, 2, 40_960);
     metrics.prober.spool_event("login");
     metrics.prober.spool_rejected();
@@ -257,6 +257,35 @@ fn a_skipped_probe_is_neither_well_nor_failed_and_leaves_the_last_definite_answe
     assert_eq!((sample(&metrics, ok), sample(&metrics, skipped)), (Some(0.0), Some(1.0)));
     metrics.record(&pulse("ann", Outcome::Ok));
     assert_eq!((sample(&metrics, ok), sample(&metrics, skipped)), (Some(1.0), Some(0.0)));
+}
+
+#[test]
+fn what_a_user_fails_by_is_one_series_at_one_and_a_skip_does_not_end_it() {
+    let metrics = metrics_of(&[ANN]);
+    let failing = |reason: &str| {
+        let labels = format!(r#"user="ann",kind="pulse",step="contract",reason="{reason}""#);
+        sample(&metrics, &format!("t3_probe_failing{{{labels}}}"))
+    };
+    metrics.record(&pulse("ann", Outcome::Failed(Reason::AuthStore)));
+    assert_eq!((failing("auth_store"), failing("locked")), (Some(1.0), None));
+    metrics.record(&pulse("ann", Outcome::Skipped(Skip::Starting)));
+    assert_eq!(failing("auth_store"), Some(1.0), "a skip tells nothing");
+    metrics.record(&pulse("ann", Outcome::Failed(Reason::Locked)));
+    assert_eq!((failing("auth_store"), failing("locked")), (Some(0.0), Some(1.0)));
+    metrics.record(&run("ann", Kind::Handshake, &[(Step::Mint, Outcome::Ok)]));
+    assert_eq!(failing("locked"), Some(1.0), "another kind of probe says nothing of this one");
+    metrics.record(&pulse("ann", Outcome::Ok));
+    assert_eq!(failing("locked"), Some(0.0), "an end is said, not left to a gap");
+}
+
+#[test]
+fn why_a_probe_was_skipped_ends_with_the_next_probe_that_was_not() {
+    let metrics = metrics_of(&[ANN]);
+    let skipping = r#"t3_probe_skipping{user="ann",kind="pulse",step="contract",reason="starting"}"#;
+    metrics.record(&pulse("ann", Outcome::Skipped(Skip::Starting)));
+    assert_eq!(sample(&metrics, skipping), Some(1.0));
+    metrics.record(&pulse("ann", Outcome::Failed(Reason::Locked)));
+    assert_eq!(sample(&metrics, skipping), Some(0.0));
 }
 
 #[test]

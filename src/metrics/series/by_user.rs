@@ -44,6 +44,13 @@ impl<L: LabelSet, M: Value> ByUser<L, M> {
             change(of_user.entry(labels).or_default());
         }
     }
+
+    /// Hands over every value of this user.
+    pub fn each(&self, user: &str, mut change: impl FnMut(&L, &M)) {
+        for (labels, value) in read(&self.series).get(user).into_iter().flatten() {
+            change(labels, value);
+        }
+    }
 }
 
 impl<L: LabelSet> InfoByUser<L> {
