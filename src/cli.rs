@@ -51,6 +51,9 @@ enum Command {
     ///
     /// One line per finding. Exit 0: nothing worse than a warning; 1: an error; 78: the configuration is refused.
     Check,
+    /// Act with privilege for listed callers, on behalf of mapped users
+    #[command(hide = true)]
+    Helper(crate::helper::Args),
     /// The stand-in t3
     #[command(hide = true)]
     Sim(crate::sim::Args),
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Check => with_config(source, |config, source| crate::check::run(&config, &source)),
+        Command::Helper(args) => crate::helper::run(args, source),
         Command::Sim(args) => crate::sim::run(args),
         Command::MetricsReference => {
             print!("{}", crate::metrics::reference());

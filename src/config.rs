@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{history, inventory, operator, probe, t3, telemetry};
+use crate::{helper, history, inventory, operator, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -33,6 +33,7 @@ pub struct Config {
     pub telemetry: telemetry::Section,
     pub operator: operator::Section,
     pub history: history::Section,
+    pub helper: helper::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -52,6 +53,7 @@ impl Default for Config {
             telemetry: telemetry::Section::default(),
             operator: operator::Section::default(),
             history: history::Section::default(),
+            helper: helper::Section::default(),
         }
     }
 }
@@ -99,6 +101,7 @@ impl Config {
             ("telemetry", self.telemetry.complaints()),
             ("operator", self.operator.complaints()),
             ("history", self.history.complaints()),
+            ("helper", self.helper.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

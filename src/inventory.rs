@@ -2,6 +2,7 @@
 //! is the truth; whatever contradicts it, or itself, is a finding, and never a reason to stop serving the others.
 
 mod account;
+mod admission;
 mod census;
 mod comparison;
 mod dispatch_table;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::Finding;
 
+pub use admission::{Admitted, NotAdmitted, Roster, is_ours_alone};
 pub use watch::{Snapshot, Status, Watch, read_once};
 
 /// `[inventory]`: where the provisioner writes who is served.

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 #[macro_use]
 mod words;
 mod finding;
+mod helper_verb;
 mod json;
 mod next;
 mod run;
 
 pub use finding::Finding;
+pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
 pub use run::{Facts, Run, StepResult};
 pub use words::UnknownWord;
@@ -294,7 +296,7 @@ impl fmt::Display for Outcome {
 /// A failed call: the word for machines and a sentence for people.
 ///
 /// `detail` says what was being done and what came instead; it never holds a credential, cookie or token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{detail} [{reason}]")]
 pub struct Failure {
     pub reason: Reason,
@@ -308,7 +310,8 @@ impl Failure {
 }
 
 /// Why a step has no result: it failed, or it was not done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum NotDone {
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -364,6 +367,7 @@ mod tests {
         check(SpoolRefusal::ALL, SpoolRefusal::as_str);
         check(Trigger::ALL, Trigger::as_str);
         check(Ended::ALL, Ended::as_str);
+        check(HelperVerb::ALL, HelperVerb::as_str);
     }
 
     #[test]

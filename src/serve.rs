@@ -89,7 +89,8 @@ pub async fn run(
     let (runs, finished) = mpsc::channel(1024);
     let (reload, reloads) = mpsc::channel(4);
 
-    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir));
+    let access = config.helper.access(&config.t3, &config.state_dir);
+    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
     let history = Arc::new(History::open(&config.state_dir.join("history.sqlite"), &config.history).await);
     let service = Service {
         metrics: Arc::new(Metrics::new(Build::THIS)),
@@ -279,9 +280,11 @@ impl Service {
         })?;
         self.metrics.prober.config_reloaded(true, now);
         let fixed = self.config.needs_restart(&config);
-        if (&config.probe, &config.t3) != (&self.config.probe, &self.config.t3) {
-            self.shared =
-                Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &self.config.state_dir));
+        let read_by_probes =
+            |config: &Config| (config.probe.clone(), config.t3.clone(), config.helper.clone());
+        if read_by_probes(&config) != read_by_probes(&self.config) {
+            let access = config.helper.access(&config.t3, &self.config.state_dir);
+            self.shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
             lock(&self.prober).replace(self.shared.clone());
         }
         let status = self.inventory.reconfigure(config.inventory.clone()).await;

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+pub mod access;
 pub mod cli;
 pub mod descriptor;
 pub mod guard;
@@ -22,7 +23,7 @@ pub mod trace;
 pub mod version;
 
 /// `[t3]`: where t3's command is found and how credentials are minted.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Section {
     /// The t3 command that the host has on its path, as program and leading arguments. Default `["t3"]`. It is run
@@ -39,7 +40,7 @@ pub struct Section {
 }
 
 /// `[t3] mint`: how a pairing credential is obtained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mint {
     /// Through the running server with a kept administrative session: no process is started.
@@ -76,7 +77,7 @@ impl Section {
 }
 
 /// One running (or stopped) t3 server: where it is reached, where its data lies and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Whose instance this is; a name that is safe as a file name.
     pub name: String,

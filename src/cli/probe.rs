@@ -39,7 +39,8 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
         args.users.iter().map(find).collect::<Result<_, _>>()?
     };
     anyhow::ensure!(!targets.is_empty(), "the inventory names no user; see `t3-prober check`");
-    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir));
+    let access = config.helper.access(&config.t3, &config.state_dir);
+    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
     let mut probes = JoinSet::new();
     for target in targets {
         probes.spawn(probe(target, shared.clone()));

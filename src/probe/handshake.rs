@@ -9,9 +9,10 @@ use tracing::Instrument;
 use super::{Section, Steps, tables};
 use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
+use crate::t3::access::Access;
 use crate::t3::descriptor;
 use crate::t3::http::Client;
-use crate::t3::keeper::{Keepers, Limits};
+use crate::t3::keeper::Limits;
 use crate::t3::pairing::{self, Exchanged, SessionCookie};
 use crate::t3::session;
 use crate::t3::socket;
@@ -39,7 +40,7 @@ pub const PLAN: &[Step] =
 /// Logs in and out again.
 pub async fn run(
     instance: &Instance,
-    keepers: &Keepers,
+    access: &Access,
     leftovers: &mut Leftovers,
     section: &Section,
     trigger: Trigger,
@@ -49,7 +50,7 @@ pub async fn run(
     let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
     let mut login = Login {
         client: Client::new(instance, &trace),
-        keepers,
+        access,
         limits: section.handshake_limits(),
         version: None,
         recognised: false,
@@ -64,14 +65,14 @@ pub async fn run(
     }
     .instrument(span)
     .await;
-    steps.facts.cli_cpu = keepers.guard.cli.take_cpu();
+    steps.facts.cli_cpu = access.take_cpu();
     steps.facts.sessions_left = Some(leftovers.sessions.len() as u64);
     steps.end(&trace)
 }
 
 struct Login<'a> {
     client: Client<'a>,
-    keepers: &'a Keepers,
+    access: &'a Access,
     limits: Limits,
     /// The running version, once it is known.
     version: Option<Version>,
@@ -82,7 +83,7 @@ struct Login<'a> {
 impl Login<'_> {
     /// Version, mint, exchange, session, app, socket; `None` as soon as one does not succeed.
     async fn go(&mut self, steps: &mut Steps<'_>, leftovers: &mut Leftovers) -> Option<()> {
-        let Self { client, keepers, limits, version, recognised } = self;
+        let Self { client, access, limits, version, recognised } = self;
         let (instance, limit) = (client.instance, limits.request);
 
         let descriptor = async { Ok(descriptor::read(client, limit).await?.version) };
@@ -91,11 +92,11 @@ impl Login<'_> {
         let generation = running.generation();
         let running = Some(running);
 
-        let minted = keepers.mint(client, LABEL, *limits);
-        let credential = steps.take(Step::Mint, explained(instance, running, minted)).await?;
+        let minted = access.mint(client, LABEL, *limits);
+        let credential = steps.take(Step::Mint, explained(access, instance, running, minted)).await?;
 
         let exchanged = async { Ok(pairing::exchange(client, generation, &credential, limit).await?) };
-        let exchanged = explained(instance, running, exchanged);
+        let exchanged = explained(access, instance, running, exchanged);
         let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
         steps.facts.endpoint = Some(endpoint);
         steps.facts.cookie = Some(cookie.name.clone());
@@ -104,7 +105,7 @@ impl Login<'_> {
         leftovers.sessions.extend(session_id.clone());
 
         let checked = check_session(client, &cookie, session_id.as_deref(), limit);
-        steps.take(Step::Session, explained(instance, running, checked)).await?;
+        steps.take(Step::Session, explained(access, instance, running, checked)).await?;
         *recognised = true;
         let ticket = async { Ok(socket::ticket(client, generation, cookie.proof(), limit).await?) };
         let ticket = steps.take(Step::App, not_the_tables(ticket)).await?;
@@ -113,7 +114,7 @@ impl Login<'_> {
     }
 
     async fn find_abandoned(&mut self, leftovers: &mut Leftovers) -> Result<(), NotDone> {
-        let abandoned = self.keepers.labelled(&mut self.client, LABEL, ABANDONED_AFTER, self.limits).await?;
+        let abandoned = self.access.labelled(&mut self.client, LABEL, ABANDONED_AFTER, self.limits).await?;
         leftovers.asked = true;
         for session in abandoned {
             if !leftovers.sessions.contains(&session) {
@@ -130,8 +131,8 @@ impl Login<'_> {
         }
         while let Some(session_id) = leftovers.sessions.front() {
             let instance = self.client.instance;
-            let revoked = self.keepers.revoke(&mut self.client, session_id, self.limits);
-            let revoked = explained(instance, self.version.as_ref(), revoked);
+            let revoked = self.access.revoke(&mut self.client, session_id, self.limits);
+            let revoked = explained(self.access, instance, self.version.as_ref(), revoked);
             if self.recognised {
                 not_the_tables(revoked).await?
             } else {
@@ -145,13 +146,14 @@ impl Login<'_> {
 
 /// Asks the database why the authentication tables are unusable, where that is what came out.
 async fn explained<T>(
+    access: &Access,
     instance: &Instance,
     version: Option<&Version>,
     work: impl Future<Output = Result<T, NotDone>>,
 ) -> Result<T, NotDone> {
     match work.await {
         Err(NotDone::Failed(failure)) if failure.reason == Reason::AuthStore => {
-            Err(tables::refine(instance, version, failure).await.into())
+            Err(tables::refine(access, instance, version, failure).await.into())
         }
         result => result,
     }

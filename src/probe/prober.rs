@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +21,7 @@ use crate::inventory::Target;
 use crate::outcome::{
     Ended, Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger,
 };
-use crate::t3::keeper::Keepers;
+use crate::t3::access::Access;
 use crate::t3::trace::TraceContext;
 use crate::t3::{self, Instance};
 
@@ -35,7 +34,7 @@ const TYPICAL_HANDSHAKE: Duration = Duration::from_millis(100);
 pub struct Shared {
     section: Section,
     t3: t3::Section,
-    keepers: Keepers,
+    access: Access,
     pulses: Semaphore,
     handshakes: Semaphore,
     pace: Mutex<Pace>,
@@ -49,11 +48,11 @@ struct Pace {
 }
 
 impl Shared {
-    pub fn new(section: Section, t3: t3::Section, state_dir: &Path) -> Self {
+    pub fn new(section: Section, t3: t3::Section, access: Access) -> Self {
         Self {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
             handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
-            keepers: Keepers::new(state_dir.join("keepers"), &t3),
+            access,
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
             section,
             t3,
@@ -75,7 +74,7 @@ impl Shared {
     /// One pulse now.
     pub async fn pulse(&self, instance: &Instance, memory: &mut Memory, trigger: Trigger) -> Run {
         let _turn = self.pulses.acquire().await;
-        let context = pulse::Context { section: &self.section, t3: &self.t3 };
+        let context = pulse::Context { section: &self.section, t3: &self.t3, access: &self.access };
         survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
             .await
     }
@@ -94,7 +93,7 @@ impl Shared {
             return steps.end(&TraceContext::unsampled());
         }
         let _turn = self.handshakes.acquire().await;
-        let work = handshake::run(instance, &self.keepers, leftovers, &self.section, trigger);
+        let work = handshake::run(instance, &self.access, leftovers, &self.section, trigger);
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
         run

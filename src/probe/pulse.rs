@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::{Section, Steps, tables};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
+use crate::t3::access::Access;
 use crate::t3::descriptor;
 use crate::t3::http::{Client, Proof};
 use crate::t3::owner;
@@ -47,6 +48,8 @@ struct Listening {
 pub struct Context<'a> {
     pub section: &'a Section,
     pub t3: &'a t3::Section,
+    /// Who may look at the database.
+    pub access: &'a Access,
 }
 
 /// Pulses one instance.
@@ -81,7 +84,7 @@ async fn ask(
         memory.version_read = Some(Instant::now());
     }
     let generation = memory.version.as_ref().map_or(Generation::B, Version::generation);
-    let refused = contract(client, generation, memory.version.as_ref(), deadline);
+    let refused = contract(client, generation, memory.version.as_ref(), context.access, deadline);
     memory.endpoint = Some(steps.take(Step::Contract, refused).await?);
     Some(())
 }
@@ -193,6 +196,7 @@ async fn contract(
     client: &mut Client<'_>,
     generation: Generation,
     version: Option<&Version>,
+    access: &Access,
     deadline: Instant,
 ) -> Result<Endpoint, NotDone> {
     let first = pairing::refuses_the_impossible(client, generation, left(deadline)).await;
@@ -207,7 +211,7 @@ async fn contract(
     match pairing::refuses_the_impossible(client, generation, left(deadline)).await {
         Ok(endpoint) => Ok(endpoint),
         Err(failure) if failure.reason == Reason::AuthStore => {
-            Err(tables::refine(client.instance, version, failure).await.into())
+            Err(tables::refine(access, client.instance, version, failure).await.into())
         }
         Err(failure) => Err(failure.into()),
     }

@@ -1,14 +1,21 @@
 //! The descriptor: which version runs, and which base directory it serves (CONTRACT §5).
 //! From 0.0.28 each call makes t3 send a trace to its vendor, so it is asked seldom.
 
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::libc;
 use serde::Deserialize;
 
 use super::http::Client;
 use super::version::Version;
 use crate::outcome::{Failure, Reason};
+
+/// A UUID has 36 characters.
+const LONGEST_ID: u64 = 128;
 
 /// `GET /.well-known/t3/environment`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +62,58 @@ pub async fn read(client: &mut Client<'_>, limit: Duration) -> Result<Descriptor
 }
 
 /// The id t3 wrote into its base directory; `None` where there is none or it may not be read (CONTRACT §8).
+///
+/// The directory belongs to the user, who may have put a link, a pipe or anything else there: only an ordinary file
+/// with something like a UUID in it counts, so that no other file's content can end up in a message.
 fn environment_id(base_dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(base_dir.join("userdata/environment-id")).ok()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(base_dir.join("userdata/environment-id"))
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(LONGEST_ID).read_to_string(&mut text).ok()?;
     let id = text.trim();
-    (!id.is_empty()).then(|| id.to_owned())
+    let plausible = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    plausible.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn base_dir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("userdata")).expect("userdata");
+        dir
+    }
+
+    #[test]
+    fn the_id_is_what_t3_wrote() {
+        let dir = base_dir();
+        let id = "0b5c1a52-93f1-4a0c-8c1e-5f5f3a8f0e11";
+        std::fs::write(dir.path().join("userdata/environment-id"), format!("{id}\n")).expect("written");
+        assert_eq!(environment_id(dir.path()).as_deref(), Some(id));
+    }
+
+    #[test]
+    fn a_link_a_pipe_or_another_text_in_its_place_is_no_id() {
+        let dir = base_dir();
+        let path = dir.path().join("userdata/environment-id");
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, "abc").expect("written");
+        symlink(&secret, &path).expect("a link");
+        assert_eq!(environment_id(dir.path()), None);
+        std::fs::remove_file(&path).expect("removed");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert_eq!(environment_id(dir.path()), None);
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "root:x:0:0").expect("written");
+        assert_eq!(environment_id(dir.path()), None);
+    }
 }

@@ -15,19 +15,35 @@ use super::state;
 use super::version::Version;
 use crate::outcome::{Failure, NotDone, Reason, Skip};
 
+/// Whoever can run a verb of t3's command against an instance, under the guard.
+pub trait Commands {
+    /// Runs a verb with the command of the running version, or says why none may run. Answers what it printed.
+    async fn run(
+        &self,
+        client: &mut Client<'_>,
+        verb: Verb,
+        flags: &[&str],
+        limit: Duration,
+    ) -> Result<String, NotDone>;
+
+    /// CPU time of every call since this was last asked.
+    fn take_cpu(&self) -> Vec<(Verb, Duration)>;
+}
+
 /// Commands of t3, guarded. Nothing else in the program starts one on a live base directory.
 pub struct Guard {
-    pub cli: Cli,
-    pub installs: Installs,
+    cli: Cli,
+    installs: Installs,
 }
 
 impl Guard {
     pub fn new(section: &Section) -> Self {
         Self { cli: Cli::default(), installs: Installs::new(section) }
     }
+}
 
-    /// Runs a verb with the command of the running version, or says why none may run.
-    pub async fn run(
+impl Commands for Guard {
+    async fn run(
         &self,
         client: &mut Client<'_>,
         verb: Verb,
@@ -51,6 +67,12 @@ impl Guard {
         }
     }
 
+    fn take_cpu(&self) -> Vec<(Verb, Duration)> {
+        self.cli.take_cpu()
+    }
+}
+
+impl Guard {
     /// Which command may run now: one of the version that the instance runs at this moment.
     async fn permit(
         &self,

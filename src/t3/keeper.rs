@@ -2,10 +2,9 @@
 //! With it the running server itself mints and revokes in two milliseconds, with no process started and nothing
 //! migrated (CONTRACT §3, measured against a second for the command).
 
+mod store;
+
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -13,11 +12,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::store::{Keeper, Store};
+use super::Mint;
 use super::cli::{self, Verb};
-use super::guard::Guard;
+use super::guard::Commands;
 use super::http::{Answer, Client, Proof};
 use super::pairing::Credential;
-use super::{Mint, Section};
 use crate::outcome::{Failure, NotDone, Reason};
 
 /// What the keeper's session is called in t3's own list of clients.
@@ -25,26 +25,11 @@ const LABEL: &str = "t3-prober keeper";
 /// Renewed this long before it ends: sessions live for 30 days and are never prolonged (CONTRACT §4).
 const RENEW_BEFORE: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// Administrative acts on instances: minting and revoking.
-pub struct Keepers {
-    dir: PathBuf,
+/// Administrative acts on instances: minting and revoking. Who runs t3's command is the caller's matter.
+pub struct Keepers<C> {
+    store: Store,
     mint: Mint,
-    pub guard: Guard,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Keeper {
-    session_id: String,
-    token: String,
-    #[serde(with = "rfc3339")]
-    expires_at: SystemTime,
-}
-
-impl fmt::Debug for Keeper {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keeper({}, ***)", self.session_id)
-    }
+    commands: C,
 }
 
 #[derive(Deserialize)]
@@ -52,10 +37,15 @@ struct Minted {
     credential: Credential,
 }
 
-impl Keepers {
+impl<C: Commands> Keepers<C> {
     /// `dir` holds one file per instance, readable by us alone.
-    pub fn new(dir: PathBuf, section: &Section) -> Self {
-        Self { dir, mint: section.mint, guard: Guard::new(section) }
+    pub fn new(dir: PathBuf, mint: Mint, commands: C) -> Self {
+        Self { store: Store::new(dir), mint, commands }
+    }
+
+    /// CPU time of every run of t3's command since this was last asked.
+    pub fn take_cpu(&self) -> Vec<(Verb, Duration)> {
+        self.commands.take_cpu()
     }
 
     /// Makes a pairing credential whose session will carry `label`.
@@ -74,7 +64,7 @@ impl Keepers {
             }
             Mint::Cli => {
                 let flags = ["--ttl", "5m", "--label", label, "--json"];
-                let printed = self.guard.run(client, Verb::PairingCreate, &flags, limits.command).await?;
+                let printed = self.commands.run(client, Verb::PairingCreate, &flags, limits.command).await?;
                 Ok(cli::json::<Minted>(Verb::PairingCreate, &printed)?.credential)
             }
         }
@@ -128,24 +118,24 @@ impl Keepers {
         limits: Limits,
     ) -> Result<T, NotDone> {
         let now = SystemTime::now();
-        let kept = self.load(&client.instance.name)?.filter(|keeper| keeper.expires_at > now);
+        let kept = self.store.load(&client.instance.name)?.filter(|keeper| keeper.expires_at > now);
         let had_one = kept.is_some();
         let keeper = match kept {
             Some(keeper) if keeper.expires_at > now + RENEW_BEFORE => keeper,
             // One that still lives is good enough where no other can be issued.
-            Some(keeper) => match self.issue(client, limits).await {
+            Some(keeper) => match self.issue(client, None, limits).await {
                 Err(NotDone::Failed(failure)) if failure.reason == Reason::MigratedByUs => {
                     return Err(failure.into());
                 }
                 issued => issued.unwrap_or(keeper),
             },
-            None => self.issue(client, limits).await?,
+            None => self.issue(client, None, limits).await?,
         };
         let answer = call.send(client, &keeper, limits).await?;
         let answer = match answer.status.as_u16() {
             // The session died with the authentication tables, or with the signing key: issue another one, once.
             401 | 403 if had_one => {
-                let keeper = self.issue(client, limits).await.map_err(|why| lost(&why))?;
+                let keeper = self.issue(client, Some(&keeper), limits).await.map_err(|why| lost(&why))?;
                 call.send(client, &keeper, limits).await?
             }
             _ => answer,
@@ -161,43 +151,27 @@ impl Keepers {
         }
     }
 
-    async fn issue(&self, client: &mut Client<'_>, limits: Limits) -> Result<Keeper, NotDone> {
-        let printed =
-            self.guard.run(client, Verb::SessionIssue, &["--label", LABEL, "--json"], limits.command).await?;
-        let keeper: Keeper = cli::json(Verb::SessionIssue, &printed)?;
-        self.store(&client.instance.name, &keeper).map_err(|error| {
-            Failure::new(
-                Reason::Unreadable,
-                format!("cannot keep the administrative session in {}: {error}", self.dir.display()),
-            )
-        })?;
-        Ok(keeper)
-    }
-
-    fn load(&self, name: &str) -> Result<Option<Keeper>, Failure> {
-        let path = self.path(name);
-        match fs::read(&path) {
-            // A file that is not whole is as good as none: another keeper is issued over it.
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(Failure::new(Reason::Unreadable, format!("cannot read {}: {error}", path.display())))
-            }
+    /// Issues a session in place of the refused one, unless another process of ours has just done so.
+    async fn issue(
+        &self,
+        client: &mut Client<'_>,
+        refused: Option<&Keeper>,
+        limits: Limits,
+    ) -> Result<Keeper, NotDone> {
+        let name = &client.instance.name;
+        let before = refused.map(|keeper| keeper.token.as_str());
+        let _turn = self.store.turn(limits.command).await?;
+        let fresh = |keeper: &Keeper| {
+            Some(keeper.token.as_str()) != before && keeper.expires_at > SystemTime::now() + RENEW_BEFORE
+        };
+        if let Some(keeper) = self.store.load(name)?.filter(fresh) {
+            return Ok(keeper);
         }
-    }
-
-    /// Written beside its place and renamed: a reader sees the old one or the new one.
-    fn store(&self, name: &str, keeper: &Keeper) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let beside = self.dir.join(format!(".{name}.{:016x}", rand::random::<u64>()));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(serde_json::to_string(keeper)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, self.path(name))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.json"))
+        let flags = ["--label", LABEL, "--json"];
+        let printed = self.commands.run(client, Verb::SessionIssue, &flags, limits.command).await?;
+        let keeper: Keeper = cli::json(Verb::SessionIssue, &printed)?;
+        self.store.save(name, &keeper)?;
+        Ok(keeper)
     }
 }
 
@@ -232,10 +206,19 @@ impl fmt::Display for Call {
 }
 
 /// How long one request to the instance and one run of t3's command may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     pub request: Duration,
     pub command: Duration,
+}
+
+impl Limits {
+    /// The longest that one administrative act can take: a refused call, the turn to issue a session, the version of
+    /// the command, the command itself, and the call again.
+    pub fn whole(self) -> Duration {
+        self.request * 3 + self.command * 3
+    }
 }
 
 /// The kept session is refused and no other one can be issued. Where the reason is known to lie deeper, that is said.

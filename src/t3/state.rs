@@ -4,13 +4,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::{self, OpenFlags};
 
 use super::schema::SchemaLevel;
 use crate::outcome::{Failure, Reason};
 
 /// The highest applied migration and the name it was applied under.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
     pub level: SchemaLevel,
     pub name: String,
@@ -21,6 +22,19 @@ impl Level {
     pub fn is_known(&self) -> bool {
         self.level.name() == Some(&self.name)
     }
+}
+
+/// What a look at an instance's database found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    pub level: Result<Level, Failure>,
+    /// The process that holds the write lock at this moment.
+    pub locked_by: Option<i32>,
+}
+
+/// Looks at the database; what cannot be read is in the answer.
+pub async fn inspect(database: &Path) -> Inspection {
+    Inspection { level: level(database).await, locked_by: write_lock_holder(database) }
 }
 
 /// Reads the level.

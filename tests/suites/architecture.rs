@@ -31,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("probe", &["t3", "inventory", "outcome"]),
     ("pins", &["t3", "inventory", "outcome"]),
     ("backup", &["t3", "inventory", "outcome"]),
-    ("helper", &["t3", "inventory", "outcome", "probe", "backup", "pins"]),
+    ("helper", &["config", "t3", "inventory", "outcome", "probe", "backup", "pins"]),
     ("gate", &["t3", "inventory", "outcome", "probe", "backup", "pins"]),
     ("verdict", &["outcome", "gate::evidence"]),
     ("rollout", &["outcome", "gate::evidence"]),

@@ -1,0 +1,83 @@
+//! The far side of `as_user`: a process of our own that becomes the user first and only then looks at anything of
+//! theirs. What it is to do comes from the helper on stdin; what came of it is one line on stdout.
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::account::Account;
+use crate::outcome::{Failure, NotDone, Reason};
+use crate::t3::access::wire::Reply;
+use crate::t3::cli::Verb;
+use crate::t3::guard::{Commands, Guard};
+use crate::t3::http::Client;
+use crate::t3::trace::TraceContext;
+use crate::t3::{self, Instance, state};
+
+/// An errand and whose it is.
+#[derive(Serialize, Deserialize)]
+pub struct Errand {
+    pub account: Account,
+    pub instance: Instance,
+    pub t3: t3::Section,
+    pub task: Task,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Task {
+    /// A verb of t3's command, under the mint guard.
+    Command { verb: Verb, flags: Vec<String>, limit: Duration },
+    /// A look at the database.
+    Inspect,
+}
+
+pub fn run() -> ExitCode {
+    let reply = match errand() {
+        Ok(errand) => perform(&errand),
+        Err(what) => Reply::refused(what),
+    };
+    match io::stdout().lock().write_all(&reply.line()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The errand, once we are who it is for.
+fn errand() -> Result<Errand, String> {
+    const LARGEST: u64 = 64 * 1024;
+    let mut text = Vec::new();
+    io::stdin().lock().take(LARGEST).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let errand: Errand = serde_json::from_slice(&text).map_err(|_| "stdin holds no errand".to_owned())?;
+    errand.account.become_it()?;
+    Ok(errand)
+}
+
+fn perform(errand: &Errand) -> Reply {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Reply::refused(error.to_string()),
+    };
+    let guard = Guard::new(&errand.t3);
+    let end = runtime.block_on(errand.task.perform(&errand.instance, &guard));
+    Reply { end: end.into(), cpu: guard.take_cpu() }
+}
+
+impl Task {
+    async fn perform(&self, instance: &Instance, guard: &Guard) -> Result<Value, NotDone> {
+        match self {
+            Self::Command { verb, flags, limit } => {
+                let trace = TraceContext::unsampled();
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                guard.run(&mut Client::new(instance, &trace), *verb, &flags, *limit).await.map(Value::String)
+            }
+            Self::Inspect => {
+                let found = state::inspect(&instance.database()).await;
+                serde_json::to_value(found)
+                    .map_err(|error| Failure::new(Reason::Malformed, error.to_string()).into())
+            }
+        }
+    }
+}

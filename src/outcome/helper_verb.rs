@@ -1,0 +1,23 @@
+//! What the privileged helper can be asked for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::UnknownWord;
+
+words! {
+    /// A verb of the helper: the unit in which callers are allowed something.
+    pub enum HelperVerb {
+        /// Make a pairing credential for a user.
+        Mint = "mint",
+        /// End one session of a user.
+        Revoke = "revoke",
+        /// Name a user's sessions that carry a given label.
+        Labelled = "labelled",
+        /// Read a user's database, or every user's, as its owner.
+        Inspect = "inspect",
+        /// Name the port in a user's env file, and nothing else of that file.
+        Port = "port",
+    }
+}
