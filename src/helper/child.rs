@@ -35,6 +35,7 @@ pub enum Task {
 }
 
 pub fn run() -> ExitCode {
+    close_what_was_not_meant_for_us();
     let reply = match errand() {
         Ok(errand) => perform(&errand),
         Err(what) => Reply::refused(what),
@@ -42,6 +43,16 @@ pub fn run() -> ExitCode {
     match io::stdout().lock().write_all(&reply.line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Whoever started the helper may have left a file open to it, and what is not marked is inherited by everybody after.
+fn close_what_was_not_meant_for_us() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // The directory's own descriptor is among them, and closed already.
+        let _ = nix::unistd::close(number);
     }
 }
 

@@ -3,8 +3,10 @@
 #[path = "../support"]
 mod support {
     pub mod free_port;
+    pub mod host;
     pub mod raw_http;
     pub mod sim;
+    pub mod tools;
     pub mod world;
 }
 
@@ -12,6 +14,7 @@ mod architecture;
 mod config;
 mod conformance;
 mod faults;
+mod helper;
 mod inventory;
 mod metrics;
 mod sim;
