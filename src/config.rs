@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{helper, history, inventory, operator, probe, t3, telemetry};
+use crate::{helper, history, inventory, operator, pins, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -34,6 +34,7 @@ pub struct Config {
     pub operator: operator::Section,
     pub history: history::Section,
     pub helper: helper::Section,
+    pub pins: pins::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -54,6 +55,7 @@ impl Default for Config {
             operator: operator::Section::default(),
             history: history::Section::default(),
             helper: helper::Section::default(),
+            pins: pins::Section::default(),
         }
     }
 }
@@ -102,6 +104,7 @@ impl Config {
             ("operator", self.operator.complaints()),
             ("history", self.history.complaints()),
             ("helper", self.helper.complaints()),
+            ("pins", self.pins.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -15,6 +15,7 @@ mod metrics;
 mod operator;
 mod outcome;
 mod pause;
+mod pins;
 mod probe;
 mod serve;
 mod sim;

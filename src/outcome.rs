@@ -13,11 +13,13 @@ mod finding;
 mod helper_verb;
 mod json;
 mod next;
+mod place;
 mod run;
 
 pub use finding::Finding;
 pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
+pub use place::Place;
 pub use run::{Facts, Run, StepResult};
 pub use words::UnknownWord;
 
@@ -368,6 +370,7 @@ mod tests {
         check(Trigger::ALL, Trigger::as_str);
         check(Ended::ALL, Ended::as_str);
         check(HelperVerb::ALL, HelperVerb::as_str);
+        check(Place::ALL, Place::as_str);
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Installs {
         }
     }
 
+    /// Whether there is a side-by-side install of this version.
+    pub fn has(&self, version: &Version) -> bool {
+        self.dir.join(version.to_string()).join("bin/t3").exists()
+    }
+
     /// The version of the configured command.
     pub async fn installed(&self, cli: &Cli) -> Result<Version, Failure> {
         self.version(&self.command, cli).await
