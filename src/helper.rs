@@ -241,7 +241,7 @@ impl VerbArgs {
             ),
             Self::Inspect { user, all } => (
                 HelperVerb::Inspect,
-                (all || user.is_some()).then(|| Request::Inspect { user, limit: limits.command }),
+                (all || user.is_some()).then_some(Request::Inspect { user, limit: limits.command }),
             ),
             Self::Port { user } => (HelperVerb::Port, user.map(|user| Request::Port { user })),
         };

@@ -65,16 +65,16 @@ impl<'a> Verbs<'a> {
         self.children.sweep().await;
         let user = request.user().map_or_else(|| "everybody".to_owned(), name_in_log);
         let (caller, verb, took) = (&self.caller, request.verb(), started.elapsed());
-        match &reply.end {
-            End::Ok { .. } => tracing::info!(%caller, %verb, user, ?took, "done"),
-            End::Failed { reason, detail } => {
-                tracing::warn!(%caller, %verb, user, ?took, %reason, detail, "failed")
+        let (ended, detail) = match &reply.end {
+            End::Ok { .. } => {
+                tracing::info!(%caller, %verb, user, ?took, "done for a caller");
+                return Ok(reply);
             }
-            End::Skipped { skip, detail } => {
-                tracing::warn!(%caller, %verb, user, ?took, %skip, detail, "not done")
-            }
-            End::Refused { detail } => tracing::warn!(%caller, %verb, user, detail, "refused"),
-        }
+            End::Failed { reason, detail } => (reason.as_str(), detail),
+            End::Skipped { skip, detail } => (skip.as_str(), detail),
+            End::Refused { detail } => ("refused", detail),
+        };
+        tracing::warn!(%caller, %verb, user, ?took, ended, detail, "not done for a caller");
         Ok(reply)
     }
 
