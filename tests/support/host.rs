@@ -290,7 +290,7 @@ impl Host {
     }
 
     pub fn ask_lines(&self, caller: &Account, lines: &[String]) -> Vec<Value> {
-        const CLIENT: &str = "use IO::Socket::UNIX; $s = IO::Socket::UNIX->new(Peer => shift) or die qq(connect: $!\\n); while (<STDIN>) { print $s $_; $s->flush; $a = <$s>; defined $a or last; print $a }";
+        const CLIENT: &str = "use IO::Socket::UNIX; $| = 1; $SIG{PIPE} = q(IGNORE); $s = IO::Socket::UNIX->new(Peer => shift) or die qq(connect: $!\\n); while (<STDIN>) { print $s $_; $s->flush; $a = <$s>; defined $a or last; print $a }";
         let mut client = caller.command("perl");
         client.args(["-e", CLIENT, text(&self.path("helper.sock"))]);
         let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("setpriv runs");
