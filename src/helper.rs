@@ -177,8 +177,8 @@ fn once(config: &Config, asked: Asked, runtime: &Runtime) -> Result<ExitCode, St
         Some(request) => request,
         None => read_request(asked.verb)?,
     };
-    let reply = runtime.block_on(async { Verbs::new(config, caller)?.answer(&request).await })?;
-    print(&reply)
+    let verbs = Verbs::new(config, caller)?;
+    print(&runtime.block_on(verbs.answer(&request)))
 }
 
 /// The request on stdin must be of the verb on the command line: that is the one that sudo has allowed.
@@ -215,7 +215,7 @@ fn print(reply: &Reply) -> Result<ExitCode, String> {
     Ok(code)
 }
 
-/// The journal adds time and unit; stdout is the caller's.
+/// The journal adds time and unit; stdout is the caller's. No variable of a caller's environment has a say in it.
 fn log_to_stderr() {
     // A subscriber that is there already is as good.
     let _ = tracing_subscriber::fmt()

@@ -30,7 +30,7 @@ pub async fn serve(config: &Config) -> Result<ExitCode, String> {
     let verbs = Verbs::new(config, caller)?;
     while let Some(line) = next(&mut socket).await {
         let reply = match serde_json::from_slice::<Request>(&line) {
-            Ok(request) => verbs.answer(&request).await?,
+            Ok(request) => verbs.answer(&request).await,
             // The line itself is not repeated: it may hold anything.
             Err(_) if line.ends_with(b"\n") => Reply::refused("that is no request"),
             Err(_) => Reply::refused("the request is too long, or has no end"),

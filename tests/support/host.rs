@@ -269,8 +269,10 @@ impl Host {
                     std::thread::park_timeout(Duration::from_millis(2));
                     continue;
                 };
-                let mut helper = Command::new(&program);
-                helper.args(["helper", "connection", "--config"]).arg(&config);
+                // With no more than the unit leaves to it.
+                let mut helper = Command::new("setpriv");
+                helper.args(["--no-new-privs", "--bounding-set=-all,+setuid,+setgid,+kill", "--"]);
+                helper.arg(&program).args(["helper", "connection", "--config"]).arg(&config);
                 helper.env("SECRET_OF_THE_HELPER", "hunter2");
                 helper.stdin(OwnedFd::from(connection)).stdout(Stdio::null()).stderr(Stdio::null());
                 helpers.push(helper.spawn().expect("the program runs"));

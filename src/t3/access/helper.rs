@@ -208,6 +208,33 @@ mod tests {
         assert_eq!(why.outcome(), crate::outcome::Outcome::Failed(Reason::Helper));
     }
 
+    #[tokio::test]
+    async fn one_connection_serves_many_requests_and_one_that_ended_is_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("bind");
+        let serve = async {
+            for requests in [2, 1] {
+                let (connection, _) = listener.accept().await.expect("a connection");
+                let mut connection = BufReader::new(connection);
+                for _ in 0..requests {
+                    let mut line = String::new();
+                    connection.read_line(&mut line).await.expect("a request");
+                    let answer = b"{\"ended\":\"ok\",\"value\":{\"port\":4001}}\n";
+                    connection.get_mut().write_all(answer).await.expect("written");
+                }
+            }
+        };
+        let helper = Helper::new(Way::Socket(path));
+        let ask = async {
+            for _ in 0..3 {
+                let request = Request::Port { user: "ann".to_owned() };
+                assert_eq!(helper.ask::<EnvPort>(&request).await.map(|answer| answer.port), Ok(4001));
+            }
+        };
+        tokio::join!(serve, ask);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_helper_is_given_up_at_the_deadline() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -36,6 +36,33 @@ fn the_session_is_issued_once_and_then_no_command_of_t3_is_started() {
 }
 
 #[test]
+fn many_callers_at_once_without_a_kept_session_make_one() {
+    let Some(world) = World::new() else { return };
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| world.ask(&mint(&world.ann.name)))).collect();
+        callers.into_iter().map(|caller| caller.join().expect("an answer")).collect()
+    });
+    assert!(answers.iter().all(|answer| ended(answer) == "ok"), "{answers:?}");
+    let started: usize = answers.iter().filter_map(|answer| answer["cpu"].as_array()).map(Vec::len).sum();
+    assert_eq!(started, 1, "{answers:?}");
+}
+
+#[test]
+fn where_the_command_is_to_mint_it_does_so_as_the_user() {
+    let Some(world) = World::new() else { return };
+    let config = fs::read_to_string(world.host.path("config.toml")).expect("text");
+    world.host.write("config.toml", &config.replace("[t3]", "[t3]\nmint = \"cli\""));
+    world.host.wrap(&world.host.path("installs/0.0.24"), "id -u >> $HOME/who; exec $T3 \"$@\"");
+    for _ in 0..2 {
+        let answer = world.ask(&mint(&world.ann.name));
+        assert!(answer["value"]["credential"].is_string(), "{answer}");
+    }
+    let who = fs::read_to_string(world.ann.home.join("who")).expect("who ran it");
+    assert_eq!(who, format!("{uid}\n{uid}\n", uid = world.ann.uid));
+    assert!(!world.keepers().join(format!("{}.json", world.ann.name)).exists());
+}
+
+#[test]
 fn the_kept_session_is_closed_to_the_user_and_to_the_caller() {
     let Some(world) = World::new() else { return };
     assert_eq!(ended(&world.ask(&mint(&world.ann.name))), "ok");
