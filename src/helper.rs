@@ -45,6 +45,9 @@ pub struct Section {
     /// Which account (name or uid) may ask for which verbs. Root may ask for all. Default `t3-dispatch` for `mint`,
     /// `t3-prober` for all there are.
     pub callers: BTreeMap<String, Vec<HelperVerb>>,
+    /// Where t3's command and the Node that runs it are found when the helper acts as a user; no caller has a say in
+    /// it. Default `/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`.
+    pub path: String,
     /// No request takes longer, whatever its caller allows. Default 90s.
     #[serde(with = "humantime_serde")]
     pub longest: Duration,
@@ -60,6 +63,7 @@ impl Default for Section {
                 ("t3-dispatch".to_owned(), vec![HelperVerb::Mint]),
                 ("t3-prober".to_owned(), HelperVerb::ALL.to_vec()),
             ]),
+            path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             longest: Duration::from_secs(90),
         }
     }

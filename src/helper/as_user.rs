@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::account::Account;
 use super::child::{Errand, Task};
+use crate::config::Config;
 use crate::inventory::Admitted;
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::access::wire::{End, Reply};
@@ -28,8 +29,6 @@ use crate::t3::{self, Instance};
 
 /// More than anything a child has to say.
 const LARGEST_ANSWER: u64 = 256 * 1024;
-/// Where programs are found, whoever called us: a path from the caller would choose what runs as the user.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The children of this process, and how to get rid of them.
 pub struct Children {
@@ -40,6 +39,8 @@ pub struct Children {
 pub struct AsUser<'a> {
     admitted: &'a Admitted,
     t3: &'a t3::Section,
+    /// Where programs are found, whoever called us: a path from the caller would choose what runs as the user.
+    path: &'a str,
     children: &'a Children,
     cpu: Mutex<Vec<(Verb, Duration)>>,
 }
@@ -100,8 +101,8 @@ impl Drop for Running<'_> {
 }
 
 impl<'a> AsUser<'a> {
-    pub fn new(admitted: &'a Admitted, t3: &'a t3::Section, children: &'a Children) -> Self {
-        Self { admitted, t3, children, cpu: Mutex::default() }
+    pub fn new(admitted: &'a Admitted, config: &'a Config, children: &'a Children) -> Self {
+        Self { admitted, t3: &config.t3, path: &config.helper.path, children, cpu: Mutex::default() }
     }
 
     /// The user's instance; its listener must be theirs.
@@ -158,7 +159,7 @@ impl<'a> AsUser<'a> {
             .current_dir("/")
             .process_group(0)
             .kill_on_drop(true);
-        child.env_clear().env("PATH", PATH).env("HOME", &self.admitted.home).env("LANG", "C.UTF-8");
+        child.env_clear().env("PATH", self.path).env("HOME", &self.admitted.home).env("LANG", "C.UTF-8");
         child.env("USER", user).env("LOGNAME", user);
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = child.spawn()?;

@@ -109,7 +109,7 @@ impl<'a> Verbs<'a> {
 
     /// An act with the keeper's session, which never leaves this process but to the user's own listener.
     async fn keep(&self, admitted: &Admitted, limits: Limits, act: Act<'_>) -> Done {
-        let as_user = AsUser::new(admitted, &self.config.t3, &self.children);
+        let as_user = AsUser::new(admitted, self.config, &self.children);
         let instance: Instance = as_user.instance();
         let trace = TraceContext::unsampled();
         let mut client = Client::new(&instance, &trace);
@@ -128,7 +128,7 @@ impl<'a> Verbs<'a> {
     }
 
     async fn inspect(&self, admitted: &Admitted, limit: Duration) -> Result<Inspection, NotDone> {
-        let as_user = AsUser::new(admitted, &self.config.t3, &self.children);
+        let as_user = AsUser::new(admitted, self.config, &self.children);
         let found = as_user.perform(Task::Inspect, limit).await?;
         let mut found: Inspection = serde_json::from_value(found)
             .map_err(|_| Failure::new(Reason::Malformed, "the child answered no inspection"))?;
