@@ -398,7 +398,8 @@ mod tests {
             ..Section::default()
         };
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let shared = Arc::new(Shared::new(section, t3::Section::default(), dir.path()));
+        let access = Access::own(dir.path().join("keepers"), &t3::Section::default());
+        let shared = Arc::new(Shared::new(section, t3::Section::default(), access));
         let (runs, mut recorded) = mpsc::channel(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let turn = shared.handshakes.acquire().await.expect("a turn");
@@ -438,7 +439,8 @@ mod tests {
         listener.set_nonblocking(true).expect("non-blocking");
         let port = listener.local_addr().expect("an address").port();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let shared = Shared::new(Section::default(), t3::Section::default(), dir.path());
+        let access = Access::own(dir.path().join("keepers"), &t3::Section::default());
+        let shared = Shared::new(Section::default(), t3::Section::default(), access);
         let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 };
         let known = Known { withheld: Some(Finding::SharedPort), pulsed: Some(Outcome::Ok) };
         let run = shared.handshake(&instance, known, &mut Leftovers::default(), Trigger::Schedule).await;
