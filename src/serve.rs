@@ -129,7 +129,7 @@ pub async fn run(
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
-        tracing::warn!("some probes did not end in time; sessions they made are revoked at the next start");
+        tracing::warn!("not every probe and connection ended in time; sessions that probes made are revoked after the next start");
     }
     history.close(FAREWELL).await?;
     Ok(())

@@ -68,7 +68,7 @@ const MINT_FAULTS: &[(&str, &str)] = &[
 ];
 
 /// An instance that has long been up, and limits that a busy machine keeps and a hung one does not wear out.
-const PATIENT: &str = "[probe]\npulse_timeout = \"4s\"\nrequest_timeout = \"3s\"\nstart_grace = \"0s\"\n";
+const PATIENT: &str = "[probe]\npulse_timeout = \"3s\"\nrequest_timeout = \"2s\"\nstart_grace = \"0s\"\n";
 
 fn expect(world: &World, fault: &str, pulse: &str, handshake: &str) -> Vec<String> {
     let mut wrong = Vec::new();

@@ -17,4 +17,6 @@ mod faults;
 mod helper;
 mod inventory;
 mod metrics;
+mod outage;
+mod serve;
 mod sim;

@@ -22,8 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct World {
     dir: TempDir,
     instances: Vec<Instance>,
-    /// More lines for the configuration, in TOML.
+    /// More lines for the configuration, in TOML; they begin in `[t3]`.
     extra: String,
+    /// The version of the one t3 command on this host, where the builds are not installed side by side.
+    host_command: Option<String>,
     operator: u16,
 }
 
@@ -61,7 +63,13 @@ impl World {
     /// Nobody is served.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new().prefix("t3-prober-test-").tempdir().expect("a directory");
-        let world = Self { dir, instances: Vec::new(), extra: String::new(), operator: free_port() };
+        let world = Self {
+            dir,
+            instances: Vec::new(),
+            extra: String::new(),
+            host_command: None,
+            operator: free_port(),
+        };
         world.configure();
         world
     }
@@ -71,6 +79,29 @@ impl World {
         self.extra.push_str(extra);
         self.configure();
         self
+    }
+
+    /// Makes one version the host's only t3 command.
+    pub fn with_host_command(mut self, version: &str) -> Self {
+        self.install(version);
+        self.host_command = Some(version.to_owned());
+        self.configure();
+        self
+    }
+
+    /// Adds somebody to the dispatch table whose port nothing of this world listens on; answers the port.
+    pub fn add(&mut self, user: &str) -> u16 {
+        let port = free_port();
+        self.instances.push(Instance { user: user.to_owned(), port, server: None });
+        self.configure();
+        port
+    }
+
+    /// Ends somebody's instance and takes them out of the dispatch table.
+    pub fn remove(&mut self, user: &str) {
+        self.kill(user);
+        self.instances.retain(|instance| instance.user != user);
+        self.configure();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -103,13 +134,18 @@ impl World {
         let (t3, base_dir) = (self.t3(version), self.base_dir(user));
         std::fs::create_dir_all(&base_dir).expect("base dir");
         let log = std::fs::File::create(self.path(&format!("{user}.log"))).expect("log");
+        let mut command = Command::new(t3);
+        self.start_with(user, command.stdout(log).arg("serve"), &base_dir);
+    }
+
+    /// Starts a user's instance by a command of one's own, to which the flags of `t3 serve` are added.
+    pub fn start_with(&mut self, user: &str, command: &mut Command, base_dir: &Path) {
         let instance =
             self.instances.iter_mut().find(|instance| instance.user == user).expect("a user of this world");
         let port = instance.port;
-        let server = Command::new(t3)
-            .args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--base-dir"])
+        let server = command
+            .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--base-dir"])
             .arg(base_dir)
-            .stdout(log)
             .stderr(Stdio::null())
             .spawn()
             .expect("the stand-in t3");
@@ -193,8 +229,15 @@ impl World {
 
     /// Starts `serve` and waits until it is ready.
     pub fn serve(&self) -> Serving {
-        let log = std::fs::File::create(self.path("serve.log")).expect("log");
-        let child = self.command(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().expect("the program");
+        self.serve_as(&mut self.command(&["serve"]))
+    }
+
+    /// The same by a command of one's own.
+    pub fn serve_as(&self, command: &mut Command) -> Serving {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("serve.log"));
+        let log = log.expect("log");
+        let out = log.try_clone().expect("log");
+        let child = command.stdout(out).stderr(log).spawn().expect("the program");
         let serving = Serving { child, port: self.operator };
         wait_for("serve to be ready", || (serving.get("/-/healthy").status == 200).then_some(()));
         serving
@@ -215,11 +258,15 @@ impl World {
             })
             .collect();
         let dir = self.dir.path().display();
+        let (command, installs) = match &self.host_command {
+            None => ("installs/none/bin/t3".to_owned(), "installs"),
+            Some(version) => (format!("installs/{version}/bin/t3"), "not-installed"),
+        };
         let config = format!(
             "state_dir = \"{dir}/state\"\n\
              [inventory]\ndispatch_table = \"{dir}/dispatch.json\"\nbase_dir = \"{dir}/home/{{user}}/.t3\"\naccounts = false\n\
              [operator]\nlisten = \"127.0.0.1:{}\"\n\
-             [t3]\ncommand = [\"{dir}/installs/none/bin/t3\"]\ninstalls = \"{dir}/installs\"\n{}",
+             [t3]\ncommand = [\"{dir}/{command}\"]\ninstalls = \"{dir}/{installs}\"\n{}",
             self.operator, self.extra
         );
         replace(&self.path("dispatch.json"), &serde_json::to_string(&table).expect("json"));
@@ -297,6 +344,30 @@ impl Serving {
     /// Waits until a metric has a value.
     pub fn until_metric(&self, sample: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         wait_for(sample, || self.metric(sample).filter(|value| wanted(*value)))
+    }
+
+    /// Waits until the probes of a kind of a user that ended this way are more than `beyond`.
+    pub fn until_runs(&self, user: &str, kind: &str, outcome: &str, beyond: f64) -> f64 {
+        let sample = format!("t3_probe_runs_total{{user=\"{user}\",kind=\"{kind}\",outcome=\"{outcome}\"}}");
+        self.until_metric(&sample, |runs| runs > beyond)
+    }
+
+    /// Waits until the last probe of a kind was well, or was not.
+    pub fn until_ok(&self, user: &str, kind: &str, well: bool) {
+        let wanted = if well { 1.0 } else { 0.0 };
+        self.until_metric(&format!("t3_probe_ok{{user=\"{user}\",kind=\"{kind}\"}}"), |ok| ok == wanted);
+    }
+
+    /// A page as a browser gets it.
+    pub fn page(&self, path: &str) -> Answer {
+        self.request("GET", path, &[("Accept", "text/html,*/*;q=0.8")])
+    }
+
+    /// Rows of `/history…` as a program gets them, newest first.
+    pub fn history(&self, path: &str) -> Vec<Value> {
+        let answer = self.get(path);
+        let page: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{path}: {answer:?}"));
+        page["rows"].as_array().expect("rows").clone()
     }
 
     pub fn signal(&self, signal: Signal) {
