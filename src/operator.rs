@@ -91,7 +91,7 @@ pub struct Seen {
     pub prober: Arc<Mutex<Prober>>,
     pub pauses: Arc<Mutex<PauseFile>>,
     pub reload: mpsc::Sender<Reload>,
-    pub access: Access,
+    pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
 }
 
@@ -104,6 +104,10 @@ impl std::ops::Deref for Surfaces {
 }
 
 impl Seen {
+    fn access(&self) -> Access {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }

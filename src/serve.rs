@@ -17,7 +17,7 @@ use crate::config::{Config, Source};
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
-use crate::operator::{Doors, Reload, Seen};
+use crate::operator::{Access, Doors, Reload, Seen};
 use crate::outcome::{Ended, EventKind, Finding, Run};
 use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober, Shared};
@@ -38,6 +38,7 @@ struct Service {
     board: Arc<Mutex<Board>>,
     prober: Arc<Mutex<Prober>>,
     pauses: Arc<Mutex<PauseFile>>,
+    access: Arc<Mutex<Access>>,
     shared: Arc<Shared>,
     spool: Spool,
     /// Whether the log has been told that the spool cannot be read.
@@ -97,6 +98,7 @@ pub async fn run(
         inventory: Watch::start(config.inventory.clone()).await,
         board: Arc::new(Mutex::new(remembered(&history).await)),
         prober: Arc::new(Mutex::new(Prober::new(shared.clone(), runs, tasks.clone(), stop.clone()))),
+        access: Arc::new(Mutex::new(Access::new(&config.operator)?)),
         pauses: Arc::new(Mutex::new(PauseFile::new(config.state_dir.join("pauses.json")))),
         spool: Spool::new(spool, spool::Limits::default()),
         spool_broken: false,
@@ -113,7 +115,7 @@ pub async fn run(
         board: service.board.clone(),
         prober: service.prober.clone(),
         pauses: service.pauses.clone(),
-        access: crate::operator::Access::new(&service.config.operator)?,
+        access: service.access.clone(),
         turns: crate::operator::probe::Turns::default(),
         reload,
     };
@@ -129,7 +131,9 @@ pub async fn run(
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
-        tracing::warn!("not every probe and connection ended in time; sessions that probes made are revoked after the next start");
+        tracing::warn!(
+            "not every probe and connection ended in time; sessions that probes made are revoked after the next start"
+        );
     }
     history.close(FAREWELL).await?;
     Ok(())
@@ -274,10 +278,13 @@ impl Service {
 
     async fn reload(&mut self) -> Result<String, String> {
         let now = SystemTime::now();
-        let config = Config::load(&mut self.source).map_err(|refused| {
+        let refuse = |error| {
             self.metrics.prober.config_reloaded(false, now);
-            refused.to_string()
-        })?;
+            error
+        };
+        let config = Config::load(&mut self.source).map_err(|refused| refuse(refused.to_string()))?;
+        let access = Access::new(&config.operator).map_err(|error| refuse(format!("{error:#}\n")))?;
+        *lock(&self.access) = access;
         self.metrics.prober.config_reloaded(true, now);
         let fixed = self.config.needs_restart(&config);
         let read_by_probes =

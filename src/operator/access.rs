@@ -38,6 +38,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Door {
 }
 
 /// What a caller is measured by.
+#[derive(Clone)]
 pub struct Access {
     /// Only its digest is kept: comparing digests takes the same time for every wrong token.
     token: Option<[u8; 32]>,
@@ -81,7 +82,7 @@ pub async fn require(
         return (StatusCode::FORBIDDEN, "refused: the request was made by a page of another site\n")
             .into_response();
     }
-    if surfaces.access.allows(&door, request.headers()).await {
+    if surfaces.access().allows(&door, request.headers()).await {
         return next.run(request).await;
     }
     let remedy = "refused: show the bearer token of [operator] token_file, come through the unix socket of [operator] \

@@ -11,12 +11,16 @@ mod support {
 }
 
 mod architecture;
+mod bad_input;
 mod config;
 mod conformance;
+mod demo;
 mod faults;
 mod helper;
 mod inventory;
 mod metrics;
+mod operator;
 mod outage;
+mod secrets;
 mod serve;
 mod sim;

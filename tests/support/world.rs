@@ -243,6 +243,13 @@ impl World {
         serving
     }
 
+    /// Drops an event into the spool as another process does: whole, by a rename.
+    pub fn spool(&self, name: &str, event: &Value) {
+        let hidden = self.path(&format!("state/spool/.{name}"));
+        std::fs::write(&hidden, event.to_string()).expect("an event");
+        std::fs::rename(hidden, self.path(&format!("state/spool/{name}.json"))).expect("a rename");
+    }
+
     /// What `serve` has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("serve.log")).unwrap_or_default()
@@ -406,10 +413,12 @@ pub struct Answer {
 pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let named = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host = if named { String::new() } else { format!("Host: 127.0.0.1:{port}\r\n") };
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n"
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: 0\r\n{headers}\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;

@@ -1,0 +1,143 @@
+//! The demo as a newcomer meets it: what it prints is run as printed.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::free_port::free_port;
+use crate::support::world::{Answer, PROGRAM, http, wait_for};
+
+struct Demo {
+    child: Child,
+    port: u16,
+    guide: String,
+}
+
+impl Demo {
+    /// Starts the demo and reads what it prints to its last line.
+    fn start(dir: &Path) -> Self {
+        let port = free_port();
+        let mut child = Self::command(dir, port).stdout(Stdio::piped()).spawn().expect("the program");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut guide = String::new();
+        loop {
+            let line = lines.next().expect("the guide goes on").expect("text");
+            guide.push_str(&line);
+            guide.push('\n');
+            if line.starts_with("Ctrl-C") {
+                return Self { child, port, guide };
+            }
+        }
+    }
+
+    fn command(dir: &Path, port: u16) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("demo").arg("--dir").arg(dir).arg("--listen").arg(format!("127.0.0.1:{port}"));
+        command.stderr(Stdio::null());
+        command
+    }
+
+    fn page(&self, path: &str) -> Answer {
+        http(self.port, "GET", path, &[("Accept", "text/html")]).unwrap_or_default()
+    }
+
+    /// The command that the guide prints with these words in it, run by a shell as somebody would paste it.
+    fn run(&self, words: &str) -> (Option<i32>, String) {
+        let line = self.guide.lines().find(|line| line.contains(words)).expect(words);
+        let command = &line[line.find('/').expect("a path")..];
+        // Behind two blanks and more the guide says what a command is for.
+        let command = command.split("        ").next().expect("a command");
+        let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
+    fn until_page_says(&self, words: &str) {
+        wait_for(words, || self.page("/").body.contains(words).then_some(()));
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        interrupt(&self.child);
+        let _ = self.child.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    let _ = kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGINT);
+}
+
+/// Nothing runs any more whose command line names the directory.
+fn nothing_is_left_of(dir: &Path) {
+    assert!(!dir.exists(), "{} is left behind", dir.display());
+    let dir = dir.display().to_string();
+    wait_for("every process to be gone", || {
+        let processes = procfs::process::all_processes().expect("/proc").flatten();
+        let mut lines = processes.filter_map(|process| process.cmdline().ok());
+        (!lines.any(|line| line.iter().any(|word| word.contains(&dir)))).then_some(())
+    });
+}
+
+#[test]
+fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = parent.path().canonicalize().expect("a path").join("demo");
+    let mut demo = Demo::start(&dir);
+    for path in ["/", "/history", "/metrics"] {
+        let url = format!("http://127.0.0.1:{}{path}", demo.port);
+        assert!(demo.guide.lines().any(|line| line.trim_end().ends_with(&url)), "{url} in {}", demo.guide);
+        assert_eq!(demo.page(path).status, 200, "{path}");
+    }
+    demo.until_page_says("3 of 3 users can log in");
+
+    let (code, help) = demo.run(".t3 --help");
+    assert!(code == Some(0) && help.contains("exchange-500"), "{help}");
+    let (code, said) = demo.run("exchange-500 on");
+    assert_eq!(code, Some(0), "{said}");
+    demo.until_page_says("<strong>ann</strong> fails at <code>contract</code>");
+    let (code, said) = demo.run("hang on");
+    assert_eq!(code, Some(0), "{said}");
+    demo.until_page_says("<strong>bob</strong> fails at <code>reach</code>");
+    let (code, said) = demo.run("auth pairing create");
+    assert!(code == Some(0) && said.contains("credential"), "{said}");
+    demo.until_page_says("<strong>cid</strong> fails at <code>contract</code>");
+    demo.until_page_says("schema_ahead");
+    demo.until_page_says("Nobody can log in");
+    let (code, said) = demo.run("one probe");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("cid pulse failed(schema_ahead)") && said.contains("bob pulse failed(timeout)"),
+        "{said}"
+    );
+
+    interrupt(&demo.child);
+    let ended = wait_for("the demo to end", || demo.child.try_wait().expect("a child"));
+    assert_eq!(ended.code(), Some(0));
+    nothing_is_left_of(&dir);
+}
+
+#[test]
+fn ctrl_c_while_it_starts_leaves_nothing_either() {
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = parent.path().canonicalize().expect("a path").join("demo");
+    let mut child = Demo::command(&dir, free_port()).stdout(Stdio::null()).spawn().expect("the program");
+    wait_for("it to have begun", || dir.exists().then_some(()));
+    interrupt(&child);
+    let ended = wait_for("the demo to end", || child.try_wait().expect("a child"));
+    assert_eq!(ended.code(), Some(0));
+    nothing_is_left_of(&dir);
+}
+
+#[test]
+fn somebodys_directory_is_never_used_or_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("thesis"), "years").expect("a file");
+    let output = Demo::command(dir.path(), free_port()).stderr(Stdio::piped()).output().expect("the program");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("it must not exist yet"), "{said}");
+    assert!(dir.path().join("thesis").exists());
+}
