@@ -2,6 +2,7 @@
 
 #[path = "../support"]
 mod support {
+    pub mod door;
     pub mod free_port;
     pub mod host;
     pub mod raw_http;
@@ -13,6 +14,12 @@ mod support {
 mod architecture;
 mod config;
 mod conformance;
+mod dispatch_forward;
+mod dispatch_identity;
+mod dispatch_life;
+mod dispatch_login;
+mod dispatch_smuggling;
+mod dispatch_socket;
 mod faults;
 mod helper;
 mod inventory;
