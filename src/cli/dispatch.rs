@@ -23,7 +23,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::new(Build::THIS));
     let inventory = Watch::start(config.inventory.clone()).await;
-    let login = Arc::new(ThroughT3::new(&config.t3, &config.state_dir));
+    let login = Arc::new(ThroughT3::new(config.helper.access(&config.t3, &config.state_dir)));
     let spool = Spool::new(config.state_dir.join("spool"), crate::spool::Limits::default());
     let at = config.dispatch.operator_listen;
     let dispatch = Dispatch::new(

@@ -2,7 +2,6 @@
 //! visit does.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +11,12 @@ use futures_util::future::BoxFuture;
 use super::pairing::{Login, LoginFailed, Session, Verified};
 use crate::inventory::Target;
 use crate::outcome::{Endpoint, Failure, NotDone, Reason, Step};
+use crate::t3::access::Access;
 use crate::t3::http::{Client, Proof};
-use crate::t3::keeper::{Keepers, Limits};
+use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 use crate::t3::version::Generation;
-use crate::t3::{self, Instance, descriptor, pairing, session};
+use crate::t3::{Instance, descriptor, pairing, session};
 
 /// What sessions made here are called in t3's own list of clients.
 const LABEL: &str = "t3-prober sign-in";
@@ -28,14 +28,15 @@ const LIMITS: Limits = Limits { request: Duration::from_secs(3), command: Durati
 const VERIFY_LIMIT: Duration = Duration::from_secs(2);
 
 pub struct ThroughT3 {
-    keepers: Keepers,
+    access: Access,
     /// The generation whose endpoint answered last, by user. A wrong one costs a request more, nothing else.
     generations: Mutex<HashMap<String, Generation>>,
 }
 
 impl ThroughT3 {
-    pub fn new(section: &t3::Section, state_dir: &Path) -> Self {
-        Self { keepers: Keepers::new(state_dir.join("keepers"), section), generations: Mutex::default() }
+    /// `access`: who mints, the helper where there is one.
+    pub fn new(access: Access) -> Self {
+        Self { access, generations: Mutex::default() }
     }
 
     async fn login(&self, instance: &Instance) -> Result<Session, LoginFailed> {
@@ -60,7 +61,7 @@ impl ThroughT3 {
         };
         self.remember(&instance.name, generation);
         let credential = self
-            .keepers
+            .access
             .mint(&mut client, LABEL, LIMITS)
             .await
             .map_err(|why| failed(Step::Mint)(not_minted(why)))?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-use crate::outcome::{Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb};
+use crate::outcome::{
+    Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb,
+};
 
 /// One label, as METRICS.md shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,7 +29,11 @@ const BENCHES: &[(&str, &str, fn())] = &[
     ("fleet", "1,000 instances pulsed every 5 s: CPU, memory, spread, the start (4 minutes)", fleet::run),
     ("small", "25 users: memory, CPU, scrapes, series (2 minutes)", small::run),
     ("dispatch", "the front door beside nginx and haproxy on the same instance (6 minutes)", dispatch::run),
-    ("sockets", "WebSockets through the front door and haproxy: an echo, a thousand idle (1 minute)", sockets::run),
+    (
+        "sockets",
+        "WebSockets through the front door and haproxy: an echo, a thousand idle (1 minute)",
+        sockets::run,
+    ),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];
 
