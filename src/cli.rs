@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Source};
 
+mod dispatch;
 mod pause;
 mod probe;
 
@@ -51,6 +52,8 @@ enum Command {
     ///
     /// One line per finding. Exit 0: nothing worse than a warning; 1: an error; 78: the configuration is refused.
     Check,
+    /// The users' front door: each identity to their own instance, logged in
+    Dispatch,
     /// Act with privilege for listed callers, on behalf of mapped users
     #[command(hide = true)]
     Helper(crate::helper::Args),
@@ -90,6 +93,7 @@ pub fn run() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Check => with_config(source, |config, source| crate::check::run(&config, &source)),
+        Command::Dispatch => with_config(source, |config, _| with_runtime(&config, dispatch::run)),
         Command::Helper(args) => crate::helper::run(args, source),
         Command::Sim(args) => crate::sim::run(args),
         Command::MetricsReference => {

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{helper, history, inventory, operator, pins, probe, t3, telemetry};
+use crate::{dispatch, helper, history, inventory, operator, pins, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -31,6 +31,7 @@ pub struct Config {
     pub t3: t3::Section,
     pub probe: probe::Section,
     pub telemetry: telemetry::Section,
+    pub dispatch: dispatch::Section,
     pub operator: operator::Section,
     pub history: history::Section,
     pub helper: helper::Section,
@@ -52,6 +53,7 @@ impl Default for Config {
             t3: t3::Section::default(),
             probe: probe::Section::default(),
             telemetry: telemetry::Section::default(),
+            dispatch: dispatch::Section::default(),
             operator: operator::Section::default(),
             history: history::Section::default(),
             helper: helper::Section::default(),
@@ -101,6 +103,7 @@ impl Config {
             ("t3", self.t3.complaints()),
             ("probe", self.probe.complaints()),
             ("telemetry", self.telemetry.complaints()),
+            ("dispatch", self.dispatch.complaints()),
             ("operator", self.operator.complaints()),
             ("history", self.history.complaints()),
             ("helper", self.helper.complaints()),

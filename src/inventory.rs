@@ -202,6 +202,11 @@ impl Inventory {
         self.targets.iter().find(|target| target.user.as_str() == user)
     }
 
+    /// Every identity with the instance it leads to: a user may be reached under more than one.
+    pub fn identities(&self) -> impl Iterator<Item = (&str, &Target)> {
+        self.identities.iter().map(|(identity, place)| (identity.as_str(), &self.targets[*place]))
+    }
+
     /// The instance of the identity, compared exactly: no case folding, no domain taken off.
     pub fn by_identity(&self, identity: &str) -> Option<&Target> {
         self.identities.get(identity).map(|place| &self.targets[*place])

@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod config;
 mod demo;
+mod dispatch;
 mod helper;
 mod history;
 mod inventory;

@@ -2,6 +2,7 @@
 //! nothing of probes, config or inventory, and nothing here is global.
 
 mod book;
+mod dispatch;
 mod exposition;
 mod instance;
 mod inventory;
@@ -18,6 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::book::Book;
+pub use self::dispatch::DispatchUser;
 pub use self::exposition::Format;
 use crate::outcome::Run;
 
@@ -30,6 +32,7 @@ pub struct Metrics {
     probe: probe::Probe,
     pub instance: instance::Instance,
     pub inventory: inventory::Inventory,
+    pub dispatch: dispatch::Dispatch,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -63,6 +66,7 @@ impl Metrics {
             instance: instance::Instance::register(&mut book),
             probe: probe::Probe::register(&mut book),
             inventory: inventory::Inventory::register(&mut book),
+            dispatch: dispatch::Dispatch::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,

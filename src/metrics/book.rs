@@ -73,7 +73,7 @@ impl Book {
 macro_rules! metrics {
     ($(#[$meta:meta])* pub struct $group:ident { $($(#[doc = $doc:literal])+ $field:ident: $series:ty = $name:literal,)+ }) => {
         $(#[$meta])*
-        #[derive(Debug)]
+        #[derive(Clone, Debug)]
         pub struct $group { $($(#[doc = $doc])+ $field: $series,)+ }
 
         impl $group {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-use crate::outcome::{Ended, Endpoint, Kind, Reason, Skip, Step, Verb};
+use crate::outcome::{
+    Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb,
+};
 
 /// One label, as METRICS.md shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ macro_rules! closed_sets {
     )+};
 }
 
-closed_sets!(Ended, Endpoint, Kind, Reason, Skip, Step, Verb);
+closed_sets!(Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb);
 
 /// Declares a label set: the doc comment of each field says what the label means.
 macro_rules! labels {

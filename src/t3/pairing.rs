@@ -163,6 +163,16 @@ impl SessionCookie {
         Proof::Cookie { name: &self.name, value: &self.value }
     }
 
+    /// `name=value`, as an instance is shown it.
+    pub fn pair(&self) -> String {
+        format!("{}={}", self.name, self.value)
+    }
+
+    /// The `Set-Cookie` value as the instance wrote it.
+    pub fn header(&self) -> &str {
+        &self.header
+    }
+
     /// Whether the cookie is the announced one and carries what protects it.
     pub fn check(&self, announced: &str) -> Result<(), Failure> {
         if self.name != announced {

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+mod dispatch;
 mod dispatch_table;
 mod faults;
 mod fleet;
@@ -11,6 +12,7 @@ mod outage;
 mod report;
 mod scrape;
 mod small;
+mod sockets;
 mod tap;
 mod usage;
 
@@ -26,6 +28,12 @@ const BENCHES: &[(&str, &str, fn())] = &[
     ("faults", "from a fault to the metric that names it, for every kind of fault (3 minutes)", faults::run),
     ("fleet", "1,000 instances pulsed every 5 s: CPU, memory, spread, the start (4 minutes)", fleet::run),
     ("small", "25 users: memory, CPU, scrapes, series (2 minutes)", small::run),
+    ("dispatch", "the front door beside nginx and haproxy on the same instance (6 minutes)", dispatch::run),
+    (
+        "sockets",
+        "WebSockets through the front door and haproxy: an echo, a thousand idle (1 minute)",
+        sockets::run,
+    ),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];
 

@@ -2,6 +2,7 @@
 
 #[path = "../support"]
 mod support {
+    pub mod door;
     pub mod free_port;
     pub mod host;
     pub mod raw_http;
@@ -15,6 +16,12 @@ mod bad_input;
 mod config;
 mod conformance;
 mod demo;
+mod dispatch_forward;
+mod dispatch_identity;
+mod dispatch_life;
+mod dispatch_login;
+mod dispatch_smuggling;
+mod dispatch_socket;
 mod faults;
 mod helper;
 mod inventory;

@@ -114,6 +114,8 @@ impl TypedMetric for Seconds {
     const TYPE: MetricType = MetricType::Histogram;
 }
 
+impl Series for Seconds {}
+
 impl Series for Reading {}
 
 impl Series for CounterReading {}

@@ -1,0 +1,125 @@
+//! `t3-prober dispatch`: the proxy alone, in a process of its own, with its own small operator listener.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::routing::get;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::dispatch::{Dispatch, LoginNews, ThroughT3};
+use crate::inventory::Watch;
+use crate::metrics::{Build, Format, Metrics};
+use crate::spool::{Event, Spool};
+
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen()?;
+    let metrics = Arc::new(Metrics::new(Build::THIS));
+    let inventory = Watch::start(config.inventory.clone()).await;
+    let login = Arc::new(ThroughT3::new(config.helper.access(&config.t3, &config.state_dir)));
+    let spool = Spool::new(config.state_dir.join("spool"), crate::spool::Limits::default());
+    let at = config.dispatch.operator_listen;
+    let dispatch = Dispatch::new(
+        config.dispatch,
+        login,
+        Arc::clone(&metrics),
+        inventory.subscribe(),
+        Box::new(move |news| tell(&spool, news)),
+    )?;
+    let operator = tokio::net::TcpListener::bind(at)
+        .await
+        .with_context(|| format!("cannot listen on {at}; change [dispatch] operator_listen"))?;
+    tracing::info!(
+        listen = dispatch.addresses().join(" "),
+        operator = %operator.local_addr().context("the operator listener has no address")?,
+        "users can come in"
+    );
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(inventory.clone().run(stop.clone()));
+    tasks.spawn(serve_operator(operator, metrics, stop.clone()));
+    tasks.close();
+    let serving = dispatch.run(stop.clone());
+    tokio::pin!(serving);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let result = loop {
+        tokio::select! {
+            result = &mut serving => break result,
+            _ = signals.reload.recv() => {
+                inventory.reload_now().await;
+            }
+            _ = signals.terminate.recv() => stop_now(&stop),
+            _ = signals.interrupt.recv() => stop_now(&stop),
+        }
+    };
+    stop.cancel();
+    tasks.wait().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn stop_now(stop: &CancellationToken) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            reload: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// A real login is the same evidence as a handshake of the probe's: `serve` is told.
+fn tell(spool: &Spool, news: LoginNews<'_>) {
+    let event = match news {
+        LoginNews::Done { user, endpoint, duration } => {
+            Event::Login { user: user.to_owned(), endpoint, duration, at: SystemTime::now() }
+        }
+        LoginNews::Failed { user, step, reason } => {
+            Event::LoginFailed { user: user.to_owned(), step, reason, at: SystemTime::now() }
+        }
+    };
+    if let Err(error) = spool.put(&event) {
+        tracing::debug!(%error, "nobody is told of a login");
+    }
+}
+
+async fn serve_operator(listener: tokio::net::TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let app = Router::new()
+        .route("/metrics", get(exposition))
+        .route("/-/healthy", get(async || "ok\n"))
+        .with_state(metrics);
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+        stop.cancelled().await;
+        // A last scrape of what the drain counts is not waited for.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    });
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the operator listener broke");
+    }
+}
+
+async fn exposition(
+    State(metrics): State<Arc<Metrics>>,
+    headers: HeaderMap,
+) -> ([(header::HeaderName, &'static str); 1], String) {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::negotiate(accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, format.content_type())], metrics.render(format))
+}

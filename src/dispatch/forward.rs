@@ -1,0 +1,288 @@
+//! A user's request on its way to their instance: logged in first where it must be, sent, answered, counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::{Client, Gone, Next};
+use super::cookies::MARKER;
+use super::errand::Errand;
+use super::front::LoginNews;
+use super::instance::Instance;
+use super::pages::Page;
+use super::pairing::{NoSession, Session};
+use super::patience::Patience;
+use super::plan::{Request, Visit, rewritten};
+use super::transfer::{Answered, Asked, Broken, Transfer};
+use super::tunnel;
+use super::worker::Worker;
+use crate::outcome::{Asker, Failure, Reason, Refusal};
+
+/// How soon a browser should come back to an instance that did not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+pub async fn serve(
+    worker: &Worker,
+    client: &mut Client,
+    patience: &mut Patience,
+    mut request: Request,
+) -> Next {
+    let start = Instant::now();
+    let mut passing = None;
+    if let Some(visit) = request.visit.take() {
+        // Seldom, and large: kept off the path of every other request.
+        match Box::pin(admit(worker, &request, *visit)).await {
+            Admission::Pass => {}
+            Admission::With(session) => {
+                client.out.clear();
+                let mut out = std::mem::take(&mut client.out);
+                rewritten(client.inbox.bytes(), &client.door(), &worker.front, &session.pair, &mut out);
+                client.out = out;
+                passing = Some(session);
+            }
+            Admission::Answer(page) => {
+                client.inbox.consume(request.len);
+                return answer(worker, client, &request, &page, start, false).await;
+            }
+        }
+    }
+    client.inbox.consume(request.len);
+    // While the instance thinks, others may use the buffer.
+    client.inbox.settle(&worker.buffers);
+    let set_cookies: Vec<String> =
+        passing.iter().map(|session| set_cookie(session, request.secure)).collect();
+    let session_name = if request.secure { request.route.session() } else { None };
+    let asked = Asked {
+        is_head: request.is_head,
+        is_http10: request.is_http10,
+        websocket: request.websocket,
+        is_asset: request.is_asset,
+        close: request.close || worker.front.is_draining(),
+        set_cookies: &set_cookies,
+        secure_session: session_name.as_deref(),
+    };
+    let mut instance = match obtain(worker, &request, request.repeatable).await {
+        Ok(instance) => instance,
+        Err(failure) => return unavailable(worker, client, &request, &failure, start).await,
+    };
+    loop {
+        patience.begin(Instant::now(), worker.front.section.answer_timeout);
+        match exchange(worker, client, &mut instance, patience, &request, &asked).await {
+            Ok(Exchanged::Tunnel) => {
+                request.route.metrics.answered(101, request.asker, None);
+                tunnel::run(worker, client, instance, &request.route).await;
+                return Next::Abandon;
+            }
+            Ok(Exchanged::StaleAsset) => {
+                return answer(worker, client, &request, &Page::stale_asset(), start, false).await;
+            }
+            Ok(Exchanged::Whole { answered, sent }) => {
+                let now = Instant::now();
+                instance.inbox.settle(&worker.buffers);
+                request.route.metrics.answered(answered.status, request.asker, Some(now - start));
+                if sent && answered.keeps_alive {
+                    instance.keep(&request.route, worker.index, now);
+                }
+                return if answered.close || !sent { Next::Close } else { Next::KeepAlive };
+            }
+            // The instance closed an idle connection at the moment we used it: that is no answer, so ask again.
+            Err(Ended { before_answer: true, broken: Some(Broken::Instance(_)) })
+                if instance.reused && request.repeatable =>
+            {
+                instance = match Instance::open(&request.route, worker.front.section.connect_timeout).await {
+                    Ok(instance) => instance,
+                    Err(failure) => return unavailable(worker, client, &request, &failure, start).await,
+                };
+            }
+            Err(ended) => return broken(worker, client, &request, &ended, start).await,
+        }
+    }
+}
+
+/// How an exchange ended well.
+enum Exchanged {
+    Whole { answered: Answered, sent: bool },
+    StaleAsset,
+    Tunnel,
+}
+
+/// How an exchange ended badly; `broken` is absent where the time was up.
+#[derive(Debug)]
+struct Ended {
+    before_answer: bool,
+    broken: Option<Broken>,
+}
+
+async fn exchange(
+    worker: &Worker,
+    client: &mut Client,
+    instance: &mut Instance,
+    patience: &mut Patience,
+    request: &Request,
+    asked: &Asked<'_>,
+) -> Result<Exchanged, Ended> {
+    let early = |broken| Ended { before_answer: true, broken };
+    let late = |broken| Ended { before_answer: false, broken };
+    let mut transfer = Transfer::new(client, instance, &worker.buffers, request.body)
+        .map_err(|broken| early(Some(broken)))?;
+    let answered = patience
+        .wait(|cx, patience| transfer.poll_answer(cx, patience, asked))
+        .await
+        .map_err(|_| early(None))?
+        .map_err(|broken| early(Some(broken)))?;
+    if answered.stale_asset {
+        return Ok(Exchanged::StaleAsset);
+    }
+    patience.begin(Instant::now(), worker.front.section.stall_timeout);
+    if answered.status == 101 {
+        return match patience.wait(|cx, _| transfer.poll_send_head(cx)).await {
+            Ok(Ok(())) => Ok(Exchanged::Tunnel),
+            Ok(Err(broken)) => Err(late(Some(broken))),
+            Err(_) => Err(late(None)),
+        };
+    }
+    match patience.wait(|cx, patience| transfer.poll_body(cx, patience)).await {
+        Ok(Ok(())) => Ok(Exchanged::Whole { answered, sent: transfer.is_sent() }),
+        Ok(Err(broken)) => Err(late(Some(broken))),
+        Err(_) => Err(late(None)),
+    }
+}
+
+async fn obtain(worker: &Worker, request: &Request, repeatable: bool) -> Result<Instance, Failure> {
+    Instance::obtain(&request.route, worker.index, repeatable, worker.front.section.connect_timeout).await
+}
+
+/// Whether a request goes on, and how.
+enum Admission {
+    Pass,
+    With(Arc<Session>),
+    Answer(Page),
+}
+
+async fn admit(worker: &Worker, request: &Request, visit: Visit) -> Admission {
+    let front = &worker.front;
+    let route = &request.route;
+    if let (Errand::Verify, Some(cookie)) = (request.errand, &visit.cookie) {
+        match front.login.verify(&route.target, cookie).await {
+            Ok(verified) => {
+                route.learn_session(&verified.cookie);
+                if verified.authenticated {
+                    return Admission::Pass;
+                }
+                route.pairing.forget(cookie);
+            }
+            // Not knowing is no reason to log anybody out: the instance itself will say what it thinks.
+            Err(failure) => {
+                tracing::debug!(user = route.user(), reason = %failure.reason, "could not verify a session");
+                return Admission::Pass;
+            }
+        }
+    }
+    match route.pairing.session(&*front.login, &route.target, visit.caller).await {
+        Ok((session, took)) => {
+            route.learn_session(&session.name);
+            if let Some(took) = took {
+                route.metrics.paired(session.endpoint, took);
+                if request.asker == Asker::User {
+                    (front.on_login)(LoginNews::Done {
+                        user: route.user(),
+                        endpoint: session.endpoint,
+                        duration: took,
+                    });
+                }
+                tracing::info!(user = route.user(), endpoint = %session.endpoint, ?took, "logged a user in");
+            }
+            if request.errand == Errand::PairInPassing {
+                return Admission::With(session);
+            }
+            let marker = format!("{MARKER}=1; Path=/; Max-Age=60; HttpOnly; SameSite=Lax");
+            Admission::Answer(Page::redirect(&visit.kept, &[set_cookie(&session, request.secure), marker]))
+        }
+        Err(NoSession::DropsCookies) => Admission::Answer(Page::drops_cookies(request.wants_json)),
+        Err(NoSession::Later { after, reason, news }) => {
+            if let Some(failed) = news {
+                let (step, reason) = (failed.step, failed.failure.reason);
+                route.metrics.pairing_failed(step, reason);
+                if request.asker == Asker::User {
+                    (front.on_login)(LoginNews::Failed { user: route.user(), step, reason });
+                }
+                tracing::warn!(user = route.user(), %step, %reason,
+                    detail = failed.failure.detail, "could not log a user in");
+            }
+            Admission::Answer(Page::waiting(reason, after, request.wants_json))
+        }
+    }
+}
+
+/// The session for the browser: never sent in clear where the edge speaks https.
+fn set_cookie(session: &Session, secure: bool) -> String {
+    let already = session.set_cookie.split(';').any(|part| part.trim().eq_ignore_ascii_case("secure"));
+    if secure && !already { format!("{}; Secure", session.set_cookie) } else { session.set_cookie.clone() }
+}
+
+async fn unavailable(
+    worker: &Worker,
+    client: &mut Client,
+    request: &Request,
+    failure: &Failure,
+    start: Instant,
+) -> Next {
+    tracing::warn!(user = request.route.user(), reason = %failure.reason, detail = failure.detail,
+        "no connection to a user's instance");
+    let page = Page::waiting(failure.reason, RETRY_AFTER, request.wants_json);
+    answer(worker, client, request, &page, start, false).await
+}
+
+async fn broken(
+    worker: &Worker,
+    client: &mut Client,
+    request: &Request,
+    ended: &Ended,
+    start: Instant,
+) -> Next {
+    let user = request.route.user();
+    match (&ended.broken, ended.before_answer) {
+        (Some(Broken::Client(error)), _) => {
+            tracing::debug!(user, %error, "a client went away");
+            Next::Abandon
+        }
+        (Some(Broken::Request), true) => {
+            worker.front.metrics.dispatch.refused(Refusal::Framing);
+            answer(worker, client, request, &Page::refused(Refusal::Framing), start, true).await
+        }
+        (Some(why), true) => {
+            tracing::warn!(user, error = %why, "an instance did not answer a request");
+            answer(worker, client, request, &Page::bad_gateway(request.wants_json), start, true).await
+        }
+        (None, true) => {
+            tracing::warn!(user, "an instance let a request wait for too long");
+            let page = Page::waiting(Reason::Timeout, RETRY_AFTER, request.wants_json);
+            answer(worker, client, request, &page, start, true).await
+        }
+        // Part of the answer is out: only a broken connection can say that the rest does not come.
+        (why, false) => {
+            let error = why.as_ref().map_or_else(|| "no progress".to_owned(), ToString::to_string);
+            tracing::warn!(user, error, "an answer broke off");
+            Next::Abandon
+        }
+    }
+}
+
+async fn answer(
+    worker: &Worker,
+    client: &mut Client,
+    request: &Request,
+    page: &Page,
+    start: Instant,
+    close: bool,
+) -> Next {
+    let close = close || request.close || !request.body.is_done() || worker.front.is_draining();
+    let sent = client.answer(page, request.is_head, close, worker.front.section.stall_timeout).await;
+    request.route.metrics.answered(page.status, request.asker, Some(start.elapsed()));
+    match sent {
+        Ok(()) if close => Next::Close,
+        Ok(()) => Next::KeepAlive,
+        Err(Gone) => Next::Abandon,
+    }
+}

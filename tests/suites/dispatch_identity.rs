@@ -1,0 +1,175 @@
+//! Who comes in, and as whom: every way to be somebody else, tried on the real program.
+
+use crate::support::door::{Door, Instance, table};
+use crate::support::world::http;
+
+const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Header lines that name ann, or nearly, and what becomes of them.
+const SPOOFS: &[(&str, u16, &str)] = &[
+    ("", 403, "no_identity"),
+    ("X-authentik-username: bob", 403, "unknown_identity"),
+    ("X-authentik-username: ANN", 403, "unknown_identity"),
+    ("X-authentik-username: ann.", 403, "unknown_identity"),
+    ("X-authentik-username: ann@evil.example", 403, "unknown_identity"),
+    ("X-authentik-username: ann@example.com.evil", 403, "unknown_identity"),
+    ("X-authentik-username: ann@evil@example.com", 403, "unknown_identity"),
+    ("X-authentik-username: @example.com", 403, "unknown_identity"),
+    ("X-authentik-username: ../ann", 403, "unknown_identity"),
+    ("X-authentik-username: =?utf-8?q?ann?=", 403, "unknown_identity"),
+    ("X-authentik-username: аnn", 403, "unknown_identity"),
+    ("X-authentik-username:", 400, "identity_malformed"),
+    ("X-authentik-username: ann,bob", 400, "identity_malformed"),
+    ("X-authentik-username: ann, ann", 400, "identity_malformed"),
+    ("X-authentik-username: ann bob", 400, "identity_malformed"),
+    ("X-authentik-username: ann ", 400, "identity_malformed"),
+    ("X-authentik-username: ann\t", 400, "identity_malformed"),
+    ("X-authentik-username:  ann", 400, "identity_malformed"),
+    ("X-authentik-username: %61nn", 400, "identity_malformed"),
+    ("X-authentik-username: ann%00", 400, "identity_malformed"),
+    ("X-authentik-username: \"ann\"", 400, "identity_malformed"),
+    ("X-authentik-username: ann;q=1", 400, "identity_malformed"),
+    ("X-authentik-username: ann\u{a0}", 400, "identity_malformed"),
+    ("X-authentik-username: ann\0", 400, "malformed"),
+    ("X-authentik-username : ann", 400, "malformed"),
+    (" X-authentik-username: ann", 400, "malformed"),
+    ("X-authentik-username: a\r\n nn", 400, "malformed"),
+    ("X-authentik-username: ann\nX-a: b", 400, "malformed"),
+    ("X_authentik_username: ann", 400, "identity_spelling"),
+    ("X_AUTHENTIK_USERNAME: ann", 400, "identity_spelling"),
+    ("X-authentik_username: ann", 400, "identity_spelling"),
+    ("X.authentik.username: ann", 400, "identity_spelling"),
+    ("XAuthentikUsername: ann", 400, "identity_spelling"),
+    ("X-authentik-username: ann\r\nX_authentik_username: bob", 400, "identity_spelling"),
+    ("X-authentik-username: ann\r\nX-authentik-username: ann", 400, "identity_duplicate"),
+    ("X-authentik-username: ann\r\nx-AUTHENTIK-USERNAME: bob", 400, "identity_duplicate"),
+];
+
+#[test]
+fn nobody_becomes_ann_by_another_spelling() {
+    let instance = Instance::answering(FINE);
+    let door = Door::to(&instance);
+    let long = format!("X-authentik-username: {}", "a".repeat(8192));
+    let spoofs = SPOOFS.iter().copied().chain([(long.as_str(), 400, "identity_malformed")]);
+    for (line, status, reason) in spoofs {
+        let before = door.metric(&format!("t3_dispatch_refused_total{{reason=\"{reason}\"}}"));
+        let line = if line.is_empty() { String::new() } else { format!("{line}\r\n") };
+        let answer = door.raw(
+            format!(
+                "GET /api/x HTTP/1.1\r\nHost: x\r\nCookie: t3_session=v\r\n{line}Connection: close\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(reason),
+            "{line:?}: {answer}"
+        );
+        let after = door.metric(&format!("t3_dispatch_refused_total{{reason=\"{reason}\"}}"));
+        assert_eq!(after, before + 1.0, "{line:?}");
+    }
+    assert_eq!(instance.heads(), Vec::<String>::new(), "an instance saw a spoofed request");
+}
+
+#[test]
+fn ann_comes_in_by_her_name_or_her_local_part_but_not_two_people_by_one() {
+    let instance = Instance::answering(FINE);
+    let door = Door::to_with(&instance, "edge_cookies = [\"authentik_\", \"edge\"]\n");
+    let come = |identity: &str| {
+        let headers =
+            [("X-authentik-username", identity), ("Cookie", "t3_session=v; edge=secret; authentik_1=secret")];
+        http(door.port, "GET", "/api/x", &headers).expect("an answer").status
+    };
+    assert_eq!(come("ann"), 200);
+    assert_eq!(come("ann@example.com"), 200);
+    assert_eq!(come("ann@EXAMPLE.com"), 403, "another name for the same user");
+    let heads = instance.heads().concat().to_ascii_lowercase();
+    assert!(!heads.contains("authentik") && !heads.contains("secret"), "{heads}");
+    assert!(heads.contains("cookie: t3_session=v\r\n"), "{heads}");
+}
+
+#[test]
+fn a_local_process_that_is_not_trusted_is_nobody() {
+    let instance = Instance::answering(FINE);
+    let keys = "secret_file = \"SECRET\"\n";
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), "a secret of the edge\n").expect("written");
+    let mut door = Door::to_with(&instance, &keys.replace("SECRET", &secret.path().display().to_string()));
+    // From now on somebody else's uid is trusted, not the one that runs this test.
+    let config = std::fs::read_to_string(door.world.path("config.toml")).expect("the configuration");
+    let own = format!("trusted_uids = [{}]", nix::unistd::geteuid());
+    std::fs::write(door.world.path("config.toml"), config.replace(&own, "trusted_uids = [54321]"))
+        .expect("written");
+    door.signal(nix::sys::signal::Signal::SIGTERM);
+    door.ended();
+    door.start();
+    let ask = |headers: &[(&str, &str)]| {
+        let mut all = vec![("Cookie", "t3_session=v")];
+        all.extend_from_slice(headers);
+        door.ann("GET", "/api/x", &all)
+    };
+    for (headers, why) in [
+        (&[][..], "no secret"),
+        (&[("X-Forwarded-For", "10.0.0.1")][..], "a forwarded address"),
+        (&[("X-T3-Dispatch-Secret", "a secret of the edgE")][..], "a wrong secret"),
+        (&[("X-T3-Dispatch-Secret", "")][..], "an empty secret"),
+    ] {
+        let answer = ask(headers);
+        assert!(answer.status == 403 && answer.body.contains("untrusted_peer"), "{why}: {answer:?}");
+    }
+    assert_eq!(instance.heads().len(), 0);
+    assert_eq!(ask(&[("X-T3-Dispatch-Secret", "a secret of the edge")]).status, 200);
+    assert!(!instance.heads().concat().contains("secret"), "the secret reached an instance");
+    assert_eq!(http(door.port, "GET", "/healthz", &[]).expect("an answer").status, 200);
+}
+
+#[test]
+fn a_dispatch_that_believes_nobody_does_not_start() {
+    let instance = Instance::answering(FINE);
+    let door = Door::to(&instance);
+    let config = std::fs::read_to_string(door.world.path("config.toml")).expect("the configuration");
+    let own = format!("trusted_uids = [{}]", nix::unistd::geteuid());
+    std::fs::write(door.world.path("config.toml"), config.replace(&own, "")).expect("written");
+    let output = door.world.command(&["dispatch"]).output().expect("the program");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("believes nobody"), "{said}");
+}
+
+#[test]
+fn the_table_is_replaced_a_hundred_times_under_load_and_nobody_notices() {
+    let instance = Instance::answering(FINE);
+    let door = Door::to(&instance);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answers = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let answer = door.ann("GET", "/api/x", &[("Cookie", "t3_session=v")]);
+                        assert_eq!(answer.status, 200, "{answer:?}");
+                        answers += 1;
+                    }
+                    answers
+                })
+            })
+            .collect();
+        for turn in 0..100_u16 {
+            if turn % 2 == 0 {
+                table(&door.world, &[("ann", "ann", instance.port), ("bob", "bob", 20_000 + turn)]);
+            } else {
+                std::fs::write(door.world.path("dispatch.json"), "{\"ann\": ").expect("written");
+            }
+            door.signal(nix::sys::signal::Signal::SIGHUP);
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let answers: u32 = asking.into_iter().map(|asking| asking.join().expect("no failed request")).sum();
+        assert!(answers > 20, "{answers} answers are no load");
+    });
+    // The last good table counts, and it was read.
+    table(&door.world, &[("bob", "bob", instance.port)]);
+    door.signal(nix::sys::signal::Signal::SIGHUP);
+    crate::support::world::wait_for("ann to be gone", || {
+        (door.ann("GET", "/api/x", &[("Cookie", "t3_session=v")]).status == 403).then_some(())
+    });
+}
