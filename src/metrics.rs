@@ -14,6 +14,7 @@ mod reference;
 mod series;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ pub struct Metrics {
     pub instance: instance::Instance,
     pub inventory: inventory::Inventory,
     pub dispatch: dispatch::Dispatch,
+    pub version: version::Version,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -67,6 +69,7 @@ impl Metrics {
             probe: probe::Probe::register(&mut book),
             inventory: inventory::Inventory::register(&mut book),
             dispatch: dispatch::Dispatch::register(&mut book),
+            version: version::Version::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,

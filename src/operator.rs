@@ -91,6 +91,8 @@ pub struct Seen {
     pub prober: Arc<Mutex<Prober>>,
     pub pauses: Arc<Mutex<PauseFile>>,
     pub reload: mpsc::Sender<Reload>,
+    /// Where versions differ, and since when.
+    pub differences: Arc<Mutex<Vec<(String, SystemTime)>>>,
     pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
 }

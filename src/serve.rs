@@ -23,6 +23,8 @@ use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober, Shared};
 use crate::spool::{self, Event, Spool};
 
+mod versions;
+
 /// How often files that other processes write are looked at: an event is in the metrics within a second.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the last handshakes and the last of the history may take after the program was told to stop.
@@ -107,6 +109,14 @@ pub async fn run(
         source,
         config,
     };
+    let said = versions::Said::default();
+    let watch = versions::Versions {
+        pins: service.config.pins.clone(),
+        t3: service.config.t3.clone(),
+        board: service.board.clone(),
+        metrics: service.metrics.clone(),
+        said: said.clone(),
+    };
     let seen = Seen {
         started: SystemTime::now(),
         metrics: service.metrics.clone(),
@@ -117,10 +127,12 @@ pub async fn run(
         pauses: service.pauses.clone(),
         access: service.access.clone(),
         turns: crate::operator::probe::Turns::default(),
+        differences: said,
         reload,
     };
     doors.serve(seen, &tasks, &stop);
     tasks.spawn(service.inventory.clone().run(stop.clone()));
+    tasks.spawn(watch.watch(stop.clone()));
     tracing::info!(%address, "t3-prober serves");
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

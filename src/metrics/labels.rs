@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use crate::outcome::{
-    Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb,
+    Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Place, Reason, Refusal, Skip, Step, Verb,
 };
 
 /// One label, as METRICS.md shows it.
@@ -52,7 +52,7 @@ macro_rules! closed_sets {
     )+};
 }
 
-closed_sets!(Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Reason, Refusal, Skip, Step, Verb);
+closed_sets!(Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Place, Reason, Refusal, Skip, Step, Verb);
 
 /// Declares a label set: the doc comment of each field says what the label means.
 macro_rules! labels {

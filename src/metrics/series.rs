@@ -65,6 +65,11 @@ impl<L: LabelSet, M: Value> ByLabels<L, M> {
         change(write(&self.series).entry(labels).or_default());
     }
 
+    /// Keeps the series whose labels pass; the others vanish.
+    pub fn retain(&self, stays: impl Fn(&L) -> bool) {
+        write(&self.series).retain(|labels, _| stays(labels));
+    }
+
     /// Hands over every value there is.
     pub fn each(&self, mut change: impl FnMut(&L, &M)) {
         for (labels, value) in read(&self.series).iter() {

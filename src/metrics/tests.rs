@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::outcome::{
-    Asker, CloseCause, Endpoint, Facts, Initiator, Kind, Outcome, Reason, Refusal, Skip, Step, StepResult,
-    Trigger, Verb,
+    Asker, CloseCause, Endpoint, Facts, Initiator, Kind, Outcome, Place, Reason, Refusal, Skip, Step,
+    StepResult, Trigger, Verb,
 };
 
 #[path = "../../tests/support/tools.rs"]
@@ -98,6 +98,8 @@ fn small_world() -> Metrics {
     record_door(&metrics, "ann");
     metrics.record(&pulse("bob", Outcome::Skipped(Skip::Starting)));
     metrics.inventory.set_findings(&[("port_differs", 2), ("user_without_instance", 0)]);
+    metrics.version.state(&[(Place::Installed, "0.0.26".to_owned())], &[(Place::Installed, false)]);
+    metrics.version.set_skew("ann", true);
     metrics.inventory.reloaded(true, noon());
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));

@@ -36,6 +36,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
     let body = html! {
         (headline(&board, &snapshot, &pauses, now))
         (users(&board, &snapshot, &pauses, now))
+        (differences(&surfaces, now))
         (findings(&snapshot))
         h2 { "This program" }
         dl {
@@ -155,6 +156,21 @@ fn cell(result: Option<&StepResult>) -> Markup {
                 td.(class(result.outcome)) title=(meaning(result.outcome)) {
                     (result.outcome.reason().unwrap_or("ok"))
                     @if !matches!(result.outcome, Outcome::Skipped(_)) { small.figure { (took(result.duration)) } }
+                }
+            }
+        }
+    }
+}
+
+/// Where pinned, installed and running versions do not match.
+fn differences(surfaces: &Surfaces, now: SystemTime) -> Markup {
+    let differences = surfaces.differences.lock().unwrap_or_else(PoisonError::into_inner);
+    html! {
+        @if !differences.is_empty() {
+            h2 { "Where versions differ" }
+            ul {
+                @for (sentence, since) in differences.iter() {
+                    li { (sentence) " " span.quiet { "(seen " (ago(*since, now)) ")" } }
                 }
             }
         }

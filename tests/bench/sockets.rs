@@ -6,6 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use procfs::WithCurrentSystemInfo;
+
 use crate::dispatch::ours;
 use crate::support::free_port::free_port;
 

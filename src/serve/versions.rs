@@ -1,0 +1,71 @@
+//! Where pinned, installed, proven and running versions differ: looked at twice a minute, said in metrics and in words.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+
+use super::lock;
+use crate::board::Board;
+use crate::metrics::Metrics;
+use crate::outcome::Place;
+use crate::pins::{self, Difference, Running, Since};
+use crate::t3;
+use crate::t3::cli::Cli;
+use crate::t3::install::Installs;
+
+const LOOK: Duration = Duration::from_secs(30);
+
+/// A difference as the status page says it, and since when it is there.
+pub type Said = Arc<Mutex<Vec<(String, SystemTime)>>>;
+
+/// What is compared, and where it is told.
+pub struct Versions {
+    pub pins: pins::Section,
+    pub t3: t3::Section,
+    pub board: Arc<Mutex<Board>>,
+    pub metrics: Arc<Metrics>,
+    pub said: Said,
+}
+
+impl Versions {
+    /// Looks until it is told to stop.
+    pub async fn watch(self, stop: CancellationToken) {
+        let (installs, cli, mut since) = (Installs::new(&self.t3), Cli::default(), Since::default());
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let versions = self.pins.read(&installs, &cli, None).await;
+            let running = self.running(&installs);
+            let differences = versions.differences(&running, self.t3.mint);
+            self.export(&versions, &running, &differences);
+            let began = since.see(&differences, SystemTime::now());
+            *lock(&self.said) = differences.iter().map(ToString::to_string).zip(began).collect();
+        }
+    }
+
+    /// What each instance said it runs when it was asked last.
+    fn running(&self, installs: &Installs) -> Vec<Running> {
+        let board = lock(&self.board);
+        let running = board.users().filter_map(|(user, standing)| {
+            let version: t3::version::Version =
+                standing.fact(|run| run.facts.version.as_deref()?.parse().ok())?;
+            Some(Running { user: user.to_owned(), has_install: installs.has(&version), version })
+        });
+        running.collect()
+    }
+
+    fn export(&self, versions: &pins::Versions, running: &[Running], differences: &[Difference]) {
+        let known: Vec<_> = versions.known().map(|(place, version)| (place, version.to_string())).collect();
+        let drifts = |place: Place| {
+            let drift = |difference: &Difference| matches!(difference, Difference::Drift { place: there, .. } if *there == place);
+            (place, differences.iter().any(drift))
+        };
+        let drifts: Vec<_> = known.iter().map(|(place, _)| drifts(*place)).collect();
+        self.metrics.version.state(&known, &drifts);
+        for Running { user, .. } in running {
+            let skew = |difference: &Difference| matches!(difference, Difference::Skew { user: whose, .. } if whose == user);
+            self.metrics.version.set_skew(user, differences.iter().any(skew));
+        }
+    }
+}
