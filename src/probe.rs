@@ -14,6 +14,7 @@ use crate::t3::Instance;
 use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 
+mod ages;
 pub mod handshake;
 pub mod prober;
 pub mod pulse;
