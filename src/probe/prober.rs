@@ -101,7 +101,8 @@ impl Shared {
             return steps.end(&TraceContext::unsampled());
         }
         let _turn = self.handshakes.acquire().await;
-        let work = handshake::run(instance, &self.access, leftovers, &self.section, trigger);
+        // Boxed: it is large, and all who wait for their turn would hold as much.
+        let work = Box::pin(handshake::run(instance, &self.access, leftovers, &self.section, trigger));
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
         run
