@@ -77,12 +77,8 @@ impl Shared {
     /// One pulse now.
     pub async fn pulse(&self, instance: &Instance, memory: &mut Memory, trigger: Trigger) -> Run {
         let _turn = self.pulses.acquire().await;
-        let context = pulse::Context {
-            section: &self.section,
-            t3: &self.t3,
-            access: &self.access,
-            ages: &self.ages,
-        };
+        let context =
+            pulse::Context { section: &self.section, t3: &self.t3, access: &self.access, ages: &self.ages };
         survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
             .await
     }
