@@ -14,6 +14,7 @@ use crate::t3::Instance;
 use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 
+mod ages;
 pub mod handshake;
 pub mod prober;
 pub mod pulse;
@@ -45,7 +46,7 @@ pub struct Section {
     /// How long after its listening socket appeared an instance counts as starting. Default 10s.
     #[serde(with = "humantime_serde")]
     pub start_grace: Duration,
-    /// Pulses under way at once. Default 64.
+    /// Pulses under way at once. Default 512, with which even a thousand instances that are all silent keep their beat.
     pub concurrent_pulses: usize,
     /// Handshakes under way at once. Default 4; t3's command runs one at a time in any case.
     pub concurrent_handshakes: usize,
@@ -61,7 +62,7 @@ impl Default for Section {
             command_timeout: Duration::from_secs(15),
             version_interval: Duration::from_secs(300),
             start_grace: Duration::from_secs(10),
-            concurrent_pulses: 64,
+            concurrent_pulses: 512,
             concurrent_handshakes: 4,
         }
     }
@@ -198,6 +199,13 @@ impl<'a> Steps<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thousand_instances_keep_their_beat_when_all_are_silent() {
+        let section = Section::default();
+        let at_once = u32::try_from(section.concurrent_pulses).expect("a small number");
+        assert!(section.pulse_limit() * 1000 <= section.pulse_interval * at_once);
+    }
 
     #[test]
     fn an_instances_own_words_neither_steer_a_terminal_nor_fill_the_history() {

@@ -60,7 +60,7 @@ pub async fn run(
         let _ = login.go(&mut steps, leftovers).await;
         let minted = steps.succeeded(Step::Mint);
         if !leftovers.sessions.is_empty() || (minted && !leftovers.asked) {
-            steps.take(Step::Revoke, login.revoke(leftovers)).await;
+            steps.take(Step::Revoke, Box::pin(login.revoke(leftovers))).await;
         }
     }
     .instrument(span)
@@ -134,9 +134,9 @@ impl Login<'_> {
             let revoked = self.access.revoke(&mut self.client, session_id, self.limits);
             let revoked = explained(self.access, instance, self.version.as_ref(), revoked);
             if self.recognised {
-                not_the_tables(revoked).await?
+                not_the_tables(revoked).await?;
             } else {
-                revoked.await?
+                revoked.await?;
             }
             leftovers.sessions.pop_front();
         }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ages::Ages;
 use super::handshake::{self, Leftovers};
 use super::pulse::{self, Memory};
 use super::{Section, Steps, instance_of, schedule};
@@ -35,6 +36,7 @@ pub struct Shared {
     section: Section,
     t3: t3::Section,
     access: Access,
+    ages: Ages,
     pulses: Semaphore,
     handshakes: Semaphore,
     pace: Mutex<Pace>,
@@ -53,6 +55,7 @@ impl Shared {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
             handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
             access,
+            ages: Ages::default(),
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
             section,
             t3,
@@ -74,7 +77,8 @@ impl Shared {
     /// One pulse now.
     pub async fn pulse(&self, instance: &Instance, memory: &mut Memory, trigger: Trigger) -> Run {
         let _turn = self.pulses.acquire().await;
-        let context = pulse::Context { section: &self.section, t3: &self.t3, access: &self.access };
+        let context =
+            pulse::Context { section: &self.section, t3: &self.t3, access: &self.access, ages: &self.ages };
         survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
             .await
     }
@@ -93,7 +97,8 @@ impl Shared {
             return steps.end(&TraceContext::unsampled());
         }
         let _turn = self.handshakes.acquire().await;
-        let work = handshake::run(instance, &self.access, leftovers, &self.section, trigger);
+        // Boxed: it is large, and all who wait for their turn would hold as much.
+        let work = Box::pin(handshake::run(instance, &self.access, leftovers, &self.section, trigger));
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
         run

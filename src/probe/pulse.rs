@@ -7,6 +7,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
+use super::ages::Ages;
 use super::{Section, Steps, tables};
 use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
 use crate::t3::access::Access;
@@ -40,7 +41,7 @@ pub struct Memory {
 struct Listening {
     inode: u32,
     first_seen: Instant,
-    /// When its process started, once that was looked up: every process of the host is gone through for it.
+    /// When its process started, once that was looked up.
     started: Option<Instant>,
 }
 
@@ -50,6 +51,7 @@ pub struct Context<'a> {
     pub t3: &'a t3::Section,
     /// Who may look at the database.
     pub access: &'a Access,
+    pub ages: &'a Ages,
 }
 
 /// Pulses one instance.
@@ -104,16 +106,12 @@ impl Memory {
 
     /// How old the listening socket is: as old as its process, or, where that may not be looked at, as old as our
     /// knowledge of it.
-    async fn listener_age(&mut self) -> Option<Duration> {
+    async fn listener_age(&mut self, ages: &Ages) -> Option<Duration> {
         let listener = self.listener.as_mut()?;
-        if let Some(started) = listener.started {
-            return Some(started.elapsed());
+        if listener.started.is_none() {
+            listener.started = Some(ages.started(listener.inode).await.unwrap_or(listener.first_seen));
         }
-        let inode = listener.inode;
-        let age = tokio::task::spawn_blocking(move || owner::age(inode)).await.ok().flatten();
-        let started = age.and_then(|age| Instant::now().checked_sub(age)).unwrap_or(listener.first_seen);
-        listener.started = Some(started);
-        Some(started.elapsed())
+        listener.started.map(|started| started.elapsed())
     }
 
     fn version_due(&self, interval: Duration) -> bool {
@@ -148,7 +146,7 @@ async fn reach(
     };
     if matches!(failure.reason, Reason::Refused | Reason::Timeout) {
         memory.see(owner::listener(instance.port).ok().flatten().map(|listener| listener.inode));
-        if memory.listener_age().await.is_some_and(|age| age < context.section.start_grace) {
+        if memory.listener_age(context.ages).await.is_some_and(|age| age < context.section.start_grace) {
             let grace = humantime::format_duration(context.section.start_grace);
             return Err(NotDone::skipped(
                 Skip::Starting,

@@ -1,12 +1,13 @@
 //! Whose process a port belongs to. Every user of the host has a shell, so whoever binds a free port first receives
 //! what is sent there: before a credential or cookie leaves, the kernel must name the right uid.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use procfs::Current;
-use procfs::process::{FDTarget, Process};
+use procfs::process::FDTarget;
 
 use super::sockets::{self, Socket};
 use crate::outcome::{Failure, Reason};
@@ -50,17 +51,26 @@ pub fn of_peer(ours: SocketAddr, theirs: SocketAddr) -> io::Result<Option<u32>> 
     Ok(peer.filter(|socket| socket.inode != 0).map(|socket| socket.uid))
 }
 
-/// How long the process behind a socket has been running; `None` where its files may not be looked at.
-pub fn age(inode: u32) -> Option<Duration> {
-    let holds = |process: &Process| {
-        let files = process.fd().ok()?;
-        files.flatten().any(|file| file.target == FDTarget::Socket(inode.into())).then_some(())
-    };
-    let process =
-        procfs::process::all_processes().ok()?.flatten().find(|process| holds(process).is_some())?;
-    let started = process.stat().ok()?.starttime as f64 / procfs::ticks_per_second() as f64;
-    let uptime = procfs::Uptime::current().ok()?.uptime;
-    Some(Duration::from_secs_f64((uptime - started).max(0.0)))
+/// How long the process behind each socket has been running, by inode; without those whose files may not be looked at.
+/// Every open file of the machine is gone through, so it is asked for all sockets at once.
+pub fn ages() -> HashMap<u32, Duration> {
+    let mut ages = HashMap::new();
+    let uptime = procfs::Uptime::current().map(|uptime| uptime.uptime).unwrap_or_default();
+    for process in procfs::process::all_processes().into_iter().flatten().flatten() {
+        let (Ok(stat), Ok(files)) = (process.stat(), process.fd()) else { continue };
+        let started = stat.starttime as f64 / procfs::ticks_per_second() as f64;
+        let age = Duration::from_secs_f64((uptime - started).max(0.0));
+        for file in files.flatten() {
+            if let FDTarget::Socket(inode) = file.target
+                && let Ok(inode) = u32::try_from(inode)
+            {
+                // Where several processes hold it, the one that opened it is the oldest.
+                let known = ages.entry(inode).or_insert(age);
+                *known = age.max(*known);
+            }
+        }
+    }
+    ages
 }
 
 #[cfg(test)]
@@ -79,7 +89,7 @@ mod tests {
         let port = listener.local_addr().expect("address").port();
         let found = super::listener(port).expect("asked").expect("a listener");
         assert_eq!(found.uid, own_uid());
-        let age = age(found.inode).expect("our own process may be looked at");
+        let age = ages().remove(&found.inode).expect("our own process may be looked at");
         assert!(age < Duration::from_secs(24 * 3600), "{age:?}");
     }
 

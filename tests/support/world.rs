@@ -382,6 +382,7 @@ impl Serving {
         kill(Pid::from_raw(id), signal).expect("a running process");
     }
 
+    #[allow(dead_code)] // For the benchmarks.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
