@@ -87,5 +87,5 @@ fn sentence(page: &str) -> String {
     let headline = headline.split("</div>").next().unwrap_or_default();
     let text: Vec<&str> =
         headline.split('<').filter_map(|part| part.split_once('>').map(|(_, text)| text)).collect();
-    text.concat().split_whitespace().collect::<Vec<_>>().join(" ")
+    text.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
