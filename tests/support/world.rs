@@ -382,10 +382,6 @@ impl Serving {
         kill(Pid::from_raw(id), signal).expect("a running process");
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends SIGTERM and answers the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal(Signal::SIGTERM);
