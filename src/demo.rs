@@ -2,6 +2,7 @@
 //! behind at the end.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -54,17 +55,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // Before there is anything to clear away.
     let mut signals = Signals::listen()?;
     let world = World::create(args.dir)?;
-    let fleet = tokio::select! {
-        fleet = world.people() => fleet?,
-        () = signals.stop() => return Ok(()),
+    let mut fleet = Vec::new();
+    let started = tokio::select! {
+        started = world.people(&mut fleet) => started.map(|()| true),
+        () = signals.stop() => Ok(false),
     };
-    let config = world.configure(&fleet, free(args.listen)?)?;
-    let mut source = Source::new(Some(config.clone()));
-    let loaded = Config::load(&mut source)?;
-    let ended = crate::serve::run(source, loaded, signals, |address| {
-        println!("{}", world.guide(&fleet, address, &config))
-    })
-    .await;
+    let ended = match started {
+        Ok(true) => world.play(&fleet, args.listen, signals).await,
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
     for instance in fleet {
         instance.stop().await;
     }
@@ -84,19 +84,29 @@ impl World {
         Ok(Self { dir, program })
     }
 
-    /// Starts the fleet, and waits until it answers.
-    async fn people(&self) -> anyhow::Result<Vec<Instance>> {
+    /// Starts the fleet, and waits until it answers. Whoever was started is in `fleet`, however this ends.
+    async fn people(&self, fleet: &mut Vec<Instance>) -> anyhow::Result<()> {
         for version in FLEET.iter().map(|(_, version)| *version) {
             self.install(version).await?;
         }
-        let mut fleet = Vec::new();
         for (user, version) in FLEET {
             fleet.push(self.start(user, version)?);
         }
-        for instance in &fleet {
+        for instance in fleet {
             instance.answers().await?;
         }
-        Ok(fleet)
+        Ok(())
+    }
+
+    /// The service on top, until it is told to stop.
+    async fn play(&self, fleet: &[Instance], listen: SocketAddr, signals: Signals) -> anyhow::Result<()> {
+        let config = self.configure(fleet, free(listen)?)?;
+        let mut source = Source::new(Some(config.clone()));
+        let loaded = Config::load(&mut source)?;
+        crate::serve::run(source, loaded, signals, |address| {
+            println!("{}", self.guide(fleet, address, &config));
+        })
+        .await
     }
 
     fn t3(&self, version: &str) -> PathBuf {
@@ -109,8 +119,9 @@ impl World {
 
     async fn install(&self, version: &str) -> anyhow::Result<()> {
         let into = self.dir.join("installs").join(version);
-        let status =
-            Command::new(&self.program).args(["sim", "install"]).arg(into).arg(version).status().await;
+        let mut install = Command::new(&self.program);
+        install.args(["sim", "install"]).arg(into).arg(version).kill_on_drop(true);
+        let status = install.status().await;
         anyhow::ensure!(
             status.context("cannot run the stand-in t3")?.success(),
             "cannot install the stand-in t3 {version}"
@@ -227,9 +238,17 @@ Ctrl-C stops the fleet and removes everything.",
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            eprintln!("could not remove {}: {error}", self.dir.display());
+        // Somebody who was killed a moment ago may still be writing.
+        for _ in 0..20 {
+            match std::fs::remove_dir_all(&self.dir) {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+                    std::thread::park_timeout(Duration::from_millis(50));
+                }
+                Err(error) => return eprintln!("could not remove {}: {error}", self.dir.display()),
+                Ok(()) => return,
+            }
         }
+        eprintln!("could not remove {}: something still writes there", self.dir.display());
     }
 }
 

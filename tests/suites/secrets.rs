@@ -94,6 +94,8 @@ fn no_secret_is_in_any_output_of_a_run_full_of_faults() {
         let found = credentials.query_map([], |row| row.get::<_, String>(0)).expect("credentials");
         secrets.extend(found.map(|credential| credential.expect("a credential")));
     }
+    // Beside the keepers lies the lock under which they are issued.
+    let keepers: Vec<_> = keepers.iter().filter(|(path, _)| path.ends_with(".json")).collect();
     for (path, bytes) in &keepers {
         let keeper: serde_json::Value = serde_json::from_slice(bytes).expect("a keeper");
         let token = keeper["token"].as_str().expect("a token");
