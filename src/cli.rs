@@ -86,8 +86,8 @@ pub fn run() -> ExitCode {
         Command::Probe(args) => with_config(source, |config, _| {
             with_runtime(&config, async |config| probe::run(args, &config).await)
         }),
-        Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(args, &config))),
-        Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(args, &config))),
+        Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
+        Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),
         Command::Demo(args) => with_runtime(&Config::default(), async |_| {
             crate::demo::run(args).await?;
             Ok(ExitCode::SUCCESS)

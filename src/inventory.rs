@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Finding;
 
 pub use admission::{Admitted, NotAdmitted, Roster, is_ours_alone};
-pub use watch::{Snapshot, Status, Watch, read_once};
+pub use watch::{Snapshot, Watch, read_once};
 
 /// `[inventory]`: where the provisioner writes who is served.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -205,11 +205,6 @@ impl Inventory {
     /// Every identity with the instance it leads to: a user may be reached under more than one.
     pub fn identities(&self) -> impl Iterator<Item = (&str, &Target)> {
         self.identities.iter().map(|(identity, place)| (identity.as_str(), &self.targets[*place]))
-    }
-
-    /// The instance of the identity, compared exactly: no case folding, no domain taken off.
-    pub fn by_identity(&self, identity: &str) -> Option<&Target> {
-        self.identities.get(identity).map(|place| &self.targets[*place])
     }
 }
 

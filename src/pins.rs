@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use serde::Deserialize;
 
-pub use self::difference::{Difference, Minting, Running, Since};
+pub use self::difference::{Difference, Running, Since};
 pub use self::pattern::Pattern;
 
 use crate::outcome::Place;

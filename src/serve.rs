@@ -338,7 +338,7 @@ fn log(run: &Run, turn: &Turn) {
     let step = step.map(|step| step.step.as_str()).unwrap_or_default();
     match (turn.before.map(crate::outcome::Outcome::ended), outcome.ended()) {
         (_, Ended::Failed) => {
-            tracing::error!(user, %kind, step, %outcome, detail, trace_id = run.trace_id, "a probe fails")
+            tracing::error!(user, %kind, step, %outcome, detail, trace_id = run.trace_id, "a probe fails");
         }
         (_, Ended::Skipped) => tracing::warn!(user, %kind, step, %outcome, detail, "a probe cannot tell"),
         (None, Ended::Ok) => tracing::debug!(user, %kind, "a probe is well"),

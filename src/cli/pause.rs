@@ -37,7 +37,7 @@ struct Whom {
     all: bool,
 }
 
-pub fn pause(args: PauseArgs, config: &Config) -> anyhow::Result<ExitCode> {
+pub fn pause(args: &PauseArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let now = SystemTime::now();
     let user = args.whom.known(config)?;
     let pause = Pause::new(user, now, args.length, &args.reason)?;
@@ -48,7 +48,7 @@ pub fn pause(args: PauseArgs, config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn resume(args: ResumeArgs, config: &Config) -> anyhow::Result<ExitCode> {
+pub fn resume(args: &ResumeArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let path = config.state_dir.join("pauses.json");
     let ended = Pauses::change(&path, SystemTime::now(), |pauses| pauses.remove(args.whom.user.as_deref()))?;
     let whom = args.whom.name();

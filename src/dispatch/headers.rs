@@ -240,7 +240,7 @@ mod tests {
         let head =
             response::parse(raw.as_bytes(), &mut slots, false).expect("well formed").expect("complete");
         let mut out = Vec::new();
-        super::response(&head, back, &mut out);
+        response(&head, back, &mut out);
         String::from_utf8(out).expect("text")
     }
 

@@ -164,7 +164,7 @@ mod tests {
         ] {
             assert_eq!(find(&["*"], identity), Err(expected), "{identity:?}");
         }
-        assert_eq!(directory(&["*"]).find(b"ann\xff"), Err(Refusal::IdentityMalformed));
+        assert_eq!(directory(&["*"]).find(b"ann\xff"), Err(IdentityMalformed));
     }
 
     proptest! {

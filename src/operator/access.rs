@@ -77,7 +77,7 @@ pub async fn require(
     next: Next,
 ) -> Response {
     // A page on another site must not make an operator's browser act with the operator's rights.
-    let site = request.headers().get("sec-fetch-site").map(|site| site.as_bytes());
+    let site = request.headers().get("sec-fetch-site").map(http::HeaderValue::as_bytes);
     if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return (StatusCode::FORBIDDEN, "refused: the request was made by a page of another site\n")
             .into_response();

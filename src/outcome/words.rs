@@ -16,6 +16,7 @@ macro_rules! words {
             }
 
             /// What the word means, in one sentence for a person.
+            #[allow(dead_code)] // Not every set is explained to somebody.
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start()),+ }
             }

@@ -4,7 +4,6 @@
 pub mod helper;
 pub mod wire;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -97,43 +96,6 @@ impl Access {
                 let request = Request::Inspect { user: Some(instance.name.clone()), limit };
                 let mut found: wire::Inspections = helper.ask(&request).await?;
                 found.remove(&instance.name).unwrap_or_else(|| Err(not_inspected(&instance.name)))
-            }
-        }
-    }
-
-    /// Looks at the databases of all these instances; with a helper that is one call.
-    pub async fn inspect_all(
-        &self,
-        instances: &[Instance],
-        limit: Duration,
-    ) -> Result<BTreeMap<String, Result<Inspection, NotDone>>, NotDone> {
-        let mut inspections = BTreeMap::new();
-        match self {
-            Self::Own(_) => {
-                for instance in instances {
-                    let found = state::inspect(&instance.database()).await;
-                    inspections.insert(instance.name.clone(), Ok(found));
-                }
-            }
-            Self::Helper(helper) => {
-                let mut found: wire::Inspections =
-                    helper.ask(&Request::Inspect { user: None, limit }).await?;
-                for Instance { name, .. } in instances {
-                    let one = found.remove(name).unwrap_or_else(|| Err(not_inspected(name)));
-                    inspections.insert(name.clone(), one);
-                }
-            }
-        }
-        Ok(inspections)
-    }
-
-    /// The port in the user's env file; `None` without a helper, as nobody else may read it.
-    pub async fn port(&self, user: &str) -> Result<Option<u16>, NotDone> {
-        match self {
-            Self::Own(_) => Ok(None),
-            Self::Helper(helper) => {
-                let answer: wire::EnvPort = helper.ask(&Request::Port { user: user.to_owned() }).await?;
-                Ok(Some(answer.port))
             }
         }
     }

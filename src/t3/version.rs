@@ -42,11 +42,6 @@ impl Version {
     pub fn is_prerelease(&self) -> bool {
         !self.0.pre.is_empty()
     }
-
-    /// The release this version is, or leads to.
-    pub fn release(&self) -> Self {
-        Self::new(self.0.major, self.0.minor, self.0.patch)
-    }
 }
 
 impl FromStr for Version {
@@ -110,7 +105,6 @@ mod tests {
         let nightly = version("0.0.34-nightly.3");
         assert!(version("0.0.33") < nightly && nightly < version("0.0.34"));
         assert!(nightly.is_prerelease());
-        assert_eq!(nightly.release(), version("0.0.34"));
     }
 
     #[test]

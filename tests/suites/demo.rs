@@ -21,16 +21,17 @@ impl Demo {
     fn start(dir: &Path) -> Self {
         let port = free_port();
         let mut child = Self::command(dir, port).stdout(Stdio::piped()).spawn().expect("the program");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let mut guide = String::new();
-        loop {
-            let line = lines.next().expect("the guide goes on").expect("text");
-            guide.push_str(&line);
-            guide.push('\n');
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut demo = Self { child, port, guide: String::new() };
+        for line in lines {
+            let line = line.expect("text");
+            demo.guide.push_str(&line);
+            demo.guide.push('\n');
             if line.starts_with("Ctrl-C") {
-                return Self { child, port, guide };
+                return demo;
             }
         }
+        panic!("the guide ended early: {}", demo.guide);
     }
 
     fn command(dir: &Path, port: u16) -> Command {

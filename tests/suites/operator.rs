@@ -28,7 +28,7 @@ fn guarded_world(users: &[(&str, &str)]) -> World {
     replace(&world.path("token"), TOKEN);
     let config = std::fs::read_to_string(world.path("config.toml")).expect("the configuration");
     let (socket, token) = (world.path("operator.sock"), world.path("token"));
-    let doors = format!("socket = {:?}\ntoken_file = {:?}\n[t3]\n", socket, token);
+    let doors = format!("socket = {socket:?}\ntoken_file = {token:?}\n[t3]\n");
     replace(&world.path("config.toml"), &config.replacen("[t3]\n", &doors, 1));
     world
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 pub const LEAVE_OUT: &str = "T3_PROBER_LEAVE_OUT";
 
 /// Whether this test may do what only root can, such as making accounts; `false` where `root` is left out by name.
+#[allow(dead_code)] // Unit tests share this file, and none of them needs root.
 pub fn root() -> bool {
     if is_left_out("root") {
         return false;

@@ -72,8 +72,8 @@ fn a_real_prometheus_scrapes_both_formats_and_answers_queries() {
     };
     let value = |expression: &str| {
         let answer = query("query?", expression)?;
-        let value = answer["data"]["result"].get(0)?["value"].get(1)?.as_str()?.parse::<f64>().ok();
-        value
+
+        answer["data"]["result"].get(0)?["value"].get(1)?.as_str()?.parse::<f64>().ok()
     };
     for job in ["open", "classic"] {
         let expect = |expression: String, wanted: f64| {
