@@ -21,7 +21,7 @@ use super::pairing::Credential;
 use crate::outcome::{Failure, NotDone, Reason};
 
 /// What the keeper's session is called in t3's own list of clients.
-const LABEL: &str = "t3-prober keeper";
+pub const LABEL: &str = "t3-prober keeper";
 /// Renewed this long before it ends: sessions live for 30 days and are never prolonged (CONTRACT §4).
 const RENEW_BEFORE: Duration = Duration::from_secs(3 * 24 * 3600);
 

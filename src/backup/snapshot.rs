@@ -1,0 +1,110 @@
+//! A consistent copy of a database that is in use: SQLite's backup in steps, within one read transaction, so that a
+//! steady writer neither waits for it nor makes it begin again. Copying the main file alone is the trap of CONTRACT §7.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio_rusqlite::rusqlite::backup::{Backup, StepResult};
+use tokio_rusqlite::rusqlite::{Connection, OpenFlags};
+
+use crate::outcome::{Failure, Reason};
+use crate::t3::state::Level;
+use crate::t3::state::fingerprint::Fingerprint;
+use crate::t3::state::reader::{self, Reader};
+
+/// One MiB: short enough for the deadline to be kept, long enough not to matter.
+const PAGES_PER_STEP: i32 = 256;
+/// How often a stopped database is copied anew that was started meanwhile.
+const TRIES: usize = 3;
+
+/// What the copy holds, read in the same transaction as the copy was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub level: Level,
+    pub fingerprint: Fingerprint,
+}
+
+/// Copies `database` to the new file `into`, readable by us alone, and waits until it is on disk.
+pub fn copy(database: &Path, into: &Path, limit: Duration) -> Result<Copied, Failure> {
+    let deadline = Instant::now() + limit;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let source = Reader::open(database)?;
+        let copied = copy_once(&source, database, into, deadline)?;
+        if !source.was_disturbed(database) || tries == TRIES {
+            return Ok(copied);
+        }
+        std::fs::remove_file(into).map_err(|error| unwritable(into, &error))?;
+    }
+}
+
+fn copy_once(source: &Reader, database: &Path, into: &Path, deadline: Instant) -> Result<Copied, Failure> {
+    let unreadable = |error| reader::failure(database, &error);
+    // The read transaction pins one moment of the WAL; the steps below see that moment, whoever writes meanwhile.
+    let moment = source.connection.unchecked_transaction().map_err(unreadable)?;
+    let level = Level::of(&moment).map_err(unreadable)?.ok_or_else(|| {
+        Failure::new(
+            Reason::SchemaForeign,
+            format!(
+                "{} is no database of t3, or one that lost its -wal; nothing was taken",
+                database.display()
+            ),
+        )
+    })?;
+    let fingerprint = Fingerprint::of(&moment).map_err(unreadable)?;
+    let mut copy = create(into)?;
+    let unfinished = |error| unfinished(database, into, &error);
+    {
+        let backup = Backup::new(&moment, &mut copy).map_err(unfinished)?;
+        while backup.step(PAGES_PER_STEP).map_err(unfinished)? != StepResult::Done {
+            if Instant::now() >= deadline {
+                return Err(Failure::new(
+                    Reason::Timeout,
+                    format!("copying {} was given up at `[backup] take_timeout`", database.display()),
+                ));
+            }
+        }
+    }
+    copy.close().map_err(|(_, error)| unfinished(error))?;
+    let on_disk = std::fs::File::open(into).and_then(|file| file.sync_all());
+    on_disk.map_err(|error| unwritable(into, &error))?;
+    Ok(Copied { level, fingerprint })
+}
+
+/// The copy is nobody's until it is whole, so it needs neither a journal nor an order of its writes.
+fn create(into: &Path) -> Result<Connection, Failure> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(into)
+        .map_err(|error| unwritable(into, &error))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let copy = Connection::open_with_flags(into, flags)?;
+        copy.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()))?;
+        copy.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
+        copy.pragma_update(None, "synchronous", "off")?;
+        Ok(copy)
+    };
+    open().map_err(|error| unfinished(into, into, &error))
+}
+
+fn unfinished(database: &Path, into: &Path, error: &tokio_rusqlite::rusqlite::Error) -> Failure {
+    let full = nix::sys::statvfs::statvfs(into)
+        .is_ok_and(|system| system.blocks_available() * system.fragment_size() < 1 << 16);
+    let failure = reader::failure(database, error);
+    // A full file system also shows as an input or output error.
+    let reason = if full { Reason::NoSpace } else { failure.reason };
+    let (from, to) = (database.display(), into.display());
+    Failure::new(reason, format!("cannot copy {from} to {to}: {error}"))
+}
+
+fn unwritable(into: &Path, error: &std::io::Error) -> Failure {
+    let reason =
+        if error.kind() == std::io::ErrorKind::StorageFull { Reason::NoSpace } else { Reason::Unreadable };
+    Failure::new(reason, format!("cannot write {}: {error}", into.display()))
+}
