@@ -10,6 +10,7 @@ use crate::outcome::{Failure, Reason};
 use crate::t3::state::stamp::Sizes;
 use crate::t3::version::Version;
 
+mod drill;
 mod manifest;
 mod place;
 pub mod repair;
@@ -19,7 +20,8 @@ mod snapshot;
 mod tree;
 mod verify;
 
-pub use manifest::{Drilled, Manifest, Proof, Verified};
+pub use drill::drill;
+pub use manifest::{DrillFailure, Drilled, Manifest, Proof, Verified};
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
 

@@ -157,7 +157,9 @@ impl Tree {
             };
             let is_orphan = path.extension().is_some_and(|extension| extension == "json") && !data.exists();
             if is_orphan || is_unfinished(&path) {
-                fs::remove_file(&path).map_err(|error| unwritable(&path, &error))?;
+                // A drill that was killed leaves a directory.
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(|error| unwritable(&path, &error))?;
             }
         }
         Ok(())
