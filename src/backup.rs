@@ -87,6 +87,15 @@ impl Section {
             let sentence = format!("'{}' is not an absolute path; begin it with /", self.dir.display());
             complaints.push(("dir", sentence));
         }
+        let none = [
+            ("take_timeout", self.take_timeout),
+            ("stop_timeout", self.stop_timeout),
+            ("start_timeout", self.start_timeout),
+        ];
+        let none = none.iter().filter(|(_, limit)| limit.is_zero());
+        complaints.extend(
+            none.map(|(key, _)| (*key, "nothing can be done in no time; write 1s or more".to_owned())),
+        );
         if self.keep == 0 {
             complaints.push(("keep", "0 would keep nothing; at least 1".to_owned()));
         }

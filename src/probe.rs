@@ -82,6 +82,7 @@ impl Section {
             ("handshake_interval", self.handshake_interval),
             ("request_timeout", self.request_timeout),
             ("command_timeout", self.command_timeout),
+            ("state_interval", self.state_interval),
             ("version_interval", self.version_interval),
         ];
         let counts = [

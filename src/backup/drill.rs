@@ -5,6 +5,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio_rusqlite::rusqlite::Connection;
+
 use super::manifest::{DrillFailure, Drilled, Manifest};
 use super::{Section, Snapshot, Tree, prove, service};
 use crate::outcome::{Failure, NotDone, Reason, RestoreStep};
@@ -14,7 +16,7 @@ use crate::t3::install::Installs;
 use crate::t3::keeper::{Keepers, Limits};
 use crate::t3::launch::{Scratch, Trial};
 use crate::t3::state::fingerprint::Fingerprint;
-use crate::t3::state::reader;
+use crate::t3::state::{count, has_table, reader};
 use crate::t3::trace::TraceContext;
 use crate::t3::version::Version;
 use crate::t3::{self, Instance, Mint, descriptor, pairing, session};
@@ -91,15 +93,19 @@ async fn run(
     let (program, running) = program_for(&manifest, t3).await.map_err(at(RestoreStep::Check))?;
     *version = Some(running.clone());
 
+    let tree = Tree::new(section, &manifest.user);
+    // A take would sweep the copy away.
+    let _turn = tree.prepare().map_err(at(RestoreStep::Copy))?;
     let begin = Instant::now();
-    let scratch = restore_copy(section, snapshot, now).map_err(at(RestoreStep::Copy))?;
+    let scratch = restore_copy(&tree, snapshot, &manifest.user, now).map_err(at(RestoreStep::Copy))?;
+    let visible = Visible::of(&scratch.instance).map_err(at(RestoreStep::Copy))?;
     let started = Instant::now();
     let mut trial = scratch.start(&program).map_err(at(RestoreStep::Start))?;
     answers(&scratch.instance, &mut trial, section.start_timeout).await.map_err(at(RestoreStep::Start))?;
     let mut t3_itself = started.elapsed();
     let section_of_trial = t3::Section { command: program, mint: Mint::Keeper, ..t3.clone() };
     let keepers = Keepers::new(scratch.path("keepers"), &section_of_trial);
-    let loaded = log_in(&scratch.instance, &keepers, &manifest, &mut t3_itself).await;
+    let loaded = log_in(&scratch.instance, &keepers, &manifest, &visible, &mut t3_itself).await;
     loaded.map_err(|why| Broken(RestoreStep::Prove, failure_of(why)))?;
     let clock = Clock { total: begin.elapsed(), t3: t3_itself };
     trial.stop(section.stop_timeout).await.map_err(at(RestoreStep::Stop))?;
@@ -127,9 +133,7 @@ async fn program_for(manifest: &Manifest, t3: &t3::Section) -> Result<(Vec<Strin
 }
 
 /// A base directory with nothing but the database in it: no keys, no settings of the user (CONTRACT §11).
-fn restore_copy(section: &Section, snapshot: &Snapshot, now: SystemTime) -> Result<Scratch, Failure> {
-    let user = snapshot.manifest.as_ref().map_or("", |manifest| manifest.user.as_str());
-    let tree = Tree::new(section, user);
+fn restore_copy(tree: &Tree, snapshot: &Snapshot, user: &str, now: SystemTime) -> Result<Scratch, Failure> {
     let dir = tree.new_file(now);
     let unwritable = |error: std::io::Error| {
         let reason = match error.kind() {
@@ -161,6 +165,7 @@ async fn log_in(
     instance: &Instance,
     keepers: &Keepers,
     manifest: &Manifest,
+    visible: &Visible,
     t3_itself: &mut Duration,
 ) -> Result<(), NotDone> {
     let trace = TraceContext::unsampled();
@@ -179,22 +184,44 @@ async fn log_in(
     }
     client.allow(usize::try_from(manifest.bytes).unwrap_or(usize::MAX).saturating_mul(2).max(1 << 24));
     let history = keepers.history(&mut client, LIMITS).await?;
-    let claimed = &manifest.fingerprint;
-    let shown = |what: &str, found: usize, table: &str| {
-        let kept = claimed.count(table);
-        (found == 0 && kept > 0).then(|| format!("no {what} of {kept}"))
+    let claimed = manifest.fingerprint.last_sequence;
+    let fewer = |what: &str, found: u64, wanted: u64| {
+        (found < wanted).then(|| format!("{what} {found} instead of {wanted}"))
     };
     let missing = [
-        (history.snapshot_sequence < claimed.last_sequence)
-            .then(|| format!("event {} instead of {}", history.snapshot_sequence, claimed.last_sequence)),
-        shown("project", history.projects.len(), "projection_projects"),
-        shown("thread", history.threads.len(), "projection_threads"),
+        fewer("event", history.snapshot_sequence, claimed),
+        fewer("projects:", history.projects.len() as u64, visible.projects),
+        fewer("threads:", history.threads.len() as u64, visible.threads),
     ];
     let missing: Vec<_> = missing.into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
     Err(Failure::new(Reason::HistoryShrank, format!("the app loads {}", missing.join(", "))).into())
+}
+
+/// What the app shows of the history at least.
+struct Visible {
+    projects: u64,
+    threads: u64,
+}
+
+impl Visible {
+    fn of(instance: &Instance) -> Result<Self, Failure> {
+        let rows = |connection: &Connection, table: &str| {
+            let sql = format!("SELECT count(*) FROM {table} WHERE deleted_at IS NULL");
+            if has_table(connection, table)? {
+                connection.query_row(&sql, [], |row| count(row, 0))
+            } else {
+                Ok(0)
+            }
+        };
+        reader::ask(&instance.database(), |connection| {
+            let (projects, threads) =
+                (rows(connection, "projection_projects")?, rows(connection, "projection_threads")?);
+            Ok(Self { projects, threads })
+        })
+    }
 }
 
 /// What t3 made of the copy still holds everything that the snapshot did.

@@ -21,7 +21,7 @@ pub use plan::{Loss, Plan};
 pub struct Restore<'a> {
     pub section: &'a Section,
     pub instance: &'a Instance,
-    pub snapshot: &'a mut Snapshot,
+    pub snapshot: &'a Snapshot,
     /// The version that runs, and will run again; `None` where it is not known.
     pub version: Option<Version>,
     pub now: SystemTime,

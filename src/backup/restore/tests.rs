@@ -86,7 +86,7 @@ impl World {
         let restore = Restore {
             section: &self.section,
             instance: &self.instance,
-            snapshot: &mut self.snapshot,
+            snapshot: &self.snapshot,
             version: Some(VERSION),
             now: self.now,
         };
