@@ -17,11 +17,13 @@ pub mod repair;
 pub mod restore;
 mod service;
 mod snapshot;
+mod standing;
 mod tree;
 mod verify;
 
 pub use drill::drill;
-pub use manifest::{DrillFailure, Drilled, Manifest, Proof, Verified};
+pub use manifest::{Drilled, Manifest, Verified};
+pub use standing::Standing;
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
 
@@ -99,14 +101,6 @@ impl Section {
         if self.keep == 0 {
             complaints.push(("keep", "0 would keep nothing; at least 1".to_owned()));
         }
-        if self.stop_command.is_empty() != self.start_command.is_empty() {
-            let (key, other) = if self.stop_command.is_empty() {
-                ("start_command", "stop_command")
-            } else {
-                ("stop_command", "start_command")
-            };
-            complaints.push((key, format!("it needs {other} beside it; a restore does both or neither")));
-        }
         complaints
     }
 }
@@ -175,8 +169,7 @@ pub fn take(
     }
     let clock = std::time::Instant::now();
     let beside = tree.new_file(now);
-    let copied = snapshot::copy(database, &beside, section.take_timeout)
-        .inspect_err(|_| tree::remove_quietly(&beside))?;
+    let copied = snapshot::copy(database, &beside, section.take_timeout)?;
     let manifest = Manifest::of(user, version, copied, &beside, now, clock.elapsed())?;
     let snapshot = tree.publish(&beside, manifest)?;
     tree.prune(section.keep, section.keep_for, now)?;

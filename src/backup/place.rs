@@ -61,11 +61,6 @@ impl Place {
         self.path.join(name)
     }
 
-    /// Whether there is a database, whole or not.
-    pub fn has_database(&self) -> bool {
-        self.pinned(FILES[0]).exists()
-    }
-
     /// Copies a file here under a name that t3 does not know, with the owner and mode that the database has.
     pub fn bring(&self, from: &Path, name: &str) -> io::Result<()> {
         let to = self.pinned(name);
@@ -96,12 +91,12 @@ impl Place {
 
     /// Moves the present database there.
     pub fn put_aside(&self, aside: &str) -> io::Result<()> {
-        self.shift(|name| name.to_owned(), |name| format!("{aside}/{name}"))
+        self.shift(str::to_owned, |name| format!("{aside}/{name}"))
     }
 
     /// Moves back what was put aside.
     pub fn bring_back(&self, aside: &str) -> io::Result<()> {
-        self.shift(|name| format!("{aside}/{name}"), |name| name.to_owned())
+        self.shift(|name| format!("{aside}/{name}"), str::to_owned)
     }
 
     /// Removes the database in place, once the former one lies aside as a whole.

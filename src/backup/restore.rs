@@ -15,7 +15,7 @@ use crate::t3::version::Version;
 
 mod plan;
 
-pub use plan::{Loss, Plan};
+pub use plan::Plan;
 
 /// A restore that is wanted.
 pub struct Restore<'a> {

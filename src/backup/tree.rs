@@ -221,11 +221,6 @@ fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemT
     snapshots.iter().enumerate().filter(is_expired).map(|(_, snapshot)| snapshot).collect()
 }
 
-/// For what is given up: that it cannot be removed is no worse than what went wrong before.
-pub fn remove_quietly(path: &Path) {
-    let _ = fs::remove_file(path);
-}
-
 fn is_unfinished(path: &Path) -> bool {
     path.to_string_lossy().ends_with(UNFINISHED)
 }

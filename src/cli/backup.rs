@@ -61,7 +61,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<ExitCode> 
         Command::List { whom, json } => list(&whom, config, json),
         Command::Verify { whom, all } => verify(&whom, config, all),
         Command::Drill(whom) => drill(&whom, config).await,
-        Command::Restore(args) => restore::run(args, config).await,
+        Command::Restore(args) => Box::pin(restore::run(args, config)).await,
     }
 }
 

@@ -1,3 +1,5 @@
+//! The repair on databases of real servers: what it makes is what 0.0.24 made itself.
+
 use super::*;
 use crate::{fixtures, writer};
 
@@ -59,7 +61,7 @@ fn in_every_other_case_the_repair_refuses_with_the_reason_and_changes_nothing() 
     let before = std::fs::read(&database).expect("the database");
     let refusal = rebuild(&database, &OLD).expect_err("refused").to_string();
     assert_eq!(refusal, "migration 33 touches more than the authentication tables; restore a snapshot");
-    assert_eq!(std::fs::read(&database).expect("the database"), before);
+    assert!(std::fs::read(&database).expect("the database") == before);
 
     let level = |level, name: &str| Level { level: SchemaLevel(level), name: name.to_owned() };
     let at_32 = level(32, "AuthPairingProofKeyThumbprint");

@@ -16,13 +16,13 @@ use crate::t3::state::{Level, count, has_table, reader};
 use crate::t3::version::Version;
 
 /// What is in the present database and not in the snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Loss {
-    pub events: u64,
-    pub messages: u64,
+#[derive(Debug, Default)]
+struct Loss {
+    events: u64,
+    messages: u64,
     /// When the first and the last of these events happened, as t3 wrote it.
-    pub first: Option<String>,
-    pub last: Option<String>,
+    first: Option<String>,
+    last: Option<String>,
 }
 
 /// What a restore would do.
@@ -69,15 +69,6 @@ impl Plan {
             auth_only,
             stops: !section.stop_command.is_empty(),
         })
-    }
-
-    /// Whether the repair that loses nothing is possible instead.
-    pub fn offers_auth_only(&self) -> bool {
-        self.auth_only.is_ok()
-    }
-
-    pub fn loss(&self) -> Option<&Loss> {
-        self.present.as_ref().ok().map(|(_, loss)| loss)
     }
 }
 

@@ -1,3 +1,5 @@
+//! What is listed and what is let go.
+
 use super::*;
 use crate::backup::manifest::Verified;
 use crate::outcome::Flaw;

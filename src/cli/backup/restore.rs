@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::outcome::{Ended, Failure, Outcome, Reason, Run, Trigger};
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
-use crate::probe::prober::Shared;
+use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::t3::Instance;
 use crate::t3::state;
@@ -149,16 +149,17 @@ fn dry() -> ExitCode {
 /// Proves that somebody can log in, and says how that was proven.
 async fn log_in(config: &Config, instance: &Instance) -> Result<String, Failure> {
     let shared = Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir);
+    let pulse = shared.pulse(instance, &mut Memory::default(), Trigger::Demand).await;
+    decided(&pulse)?;
     // Running t3's command on a user's data as another account would leave files that break its owner.
     if instance.uid == nix::unistd::geteuid().as_raw() {
-        let run = shared.handshake(instance, &mut Leftovers::default(), Trigger::Demand).await;
+        let known = Known { withheld: None, pulsed: Some(pulse.outcome()) };
+        let run = shared.handshake(instance, known, &mut Leftovers::default(), Trigger::Demand).await;
         if run.outcome().ended() != Ended::Skipped {
             return decided(&run).map(|()| "somebody logged in".to_owned());
         }
     }
-    let pulse = shared.pulse(instance, &mut Memory::default(), Trigger::Demand).await;
-    decided(&pulse)
-        .map(|()| "the login endpoint works; no login was tried, as no t3 command may run".to_owned())
+    Ok("the login endpoint works; no login was tried, as no t3 command may run".to_owned())
 }
 
 fn decided(run: &Run) -> Result<(), Failure> {

@@ -1,3 +1,5 @@
+//! What the state tier says of healthy, migrated and shrunken databases.
+
 use std::path::PathBuf;
 
 use tokio_rusqlite::rusqlite::Connection;

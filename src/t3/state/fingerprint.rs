@@ -99,7 +99,7 @@ impl Fingerprint {
         for (projector, before) in &earlier.projectors {
             match self.projectors.get(projector) {
                 Some(now) if now < before => {
-                    lost.push(format!("{projector} is at event {now}, it was at {before}"))
+                    lost.push(format!("{projector} is at event {now}, it was at {before}"));
                 }
                 _ => {}
             }

@@ -1,3 +1,5 @@
+//! The databases of real servers, stopped and in use.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -45,7 +47,7 @@ async fn the_databases_of_real_servers_are_read_and_nothing_appears_beside_them(
         let Some(database) = fixtures::copy(version, dir.path()) else { return };
         let before = content(&database);
         let state = read(&database, recorded()).await.expect(version);
-        assert_eq!(content(&database), before, "{version}");
+        assert!(content(&database) == before, "{version}");
         assert_eq!(state.level.level, SchemaLevel(level));
         assert!(state.level.is_known());
         assert_eq!((state.fingerprint.events(), state.fingerprint.last_sequence), (events, last));
@@ -71,7 +73,7 @@ async fn a_live_database_is_read_through_its_wal_and_its_files_stay_as_they_are(
     };
     let before = data(content(&database));
     let state = read(&database, recorded()).await.expect("a state");
-    assert_eq!(data(content(&database)), before);
+    assert!(data(content(&database)) == before);
     assert_eq!(state.fingerprint.last_sequence, 194, "the newest event is only in the WAL");
     assert!(state.sizes.wal > 0);
     drop(server);
