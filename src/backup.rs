@@ -1,12 +1,14 @@
 //! Snapshots of users' state, and proof that they restore. A snapshot counts when it is whole, under its own name,
 //! with a manifest; it is worth something once it has been verified; it is trusted once somebody logged in to it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
 use crate::outcome::{Failure, Reason};
+use crate::t3::Instance;
 use crate::t3::state::stamp::Sizes;
 use crate::t3::version::Version;
 
@@ -148,15 +150,16 @@ pub fn due(
 /// Killed at any moment it leaves nothing that counts: the next take sweeps up and begins again.
 pub fn take(
     section: &Section,
-    user: &str,
-    database: &Path,
+    instance: &Instance,
     version: Option<&Version>,
     now: SystemTime,
 ) -> Result<Snapshot, Failure> {
+    let (user, database) = (&instance.name, instance.database());
+    owned(&database, instance.uid)?;
     let tree = Tree::new(section, user);
     let _turn = tree.prepare()?;
     tree.sweep()?;
-    let room = 2 * Sizes::of(database).total();
+    let room = 2 * Sizes::of(&database).total();
     let free = tree.free()?;
     if free < room {
         return Err(Failure::new(
@@ -169,11 +172,23 @@ pub fn take(
     }
     let clock = std::time::Instant::now();
     let beside = tree.new_file(now);
-    let copied = snapshot::copy(database, &beside, section.take_timeout)?;
+    let copied = snapshot::copy(&database, &beside, section.take_timeout)?;
     let manifest = Manifest::of(user, version, copied, &beside, now, clock.elapsed())?;
     let snapshot = tree.publish(&beside, manifest)?;
     tree.prune(section.keep, section.keep_for, now)?;
     Ok(snapshot)
+}
+
+/// A symlink planted in one user's directory must not bring another user's data into their tree.
+fn owned(database: &Path, uid: u32) -> Result<(), Failure> {
+    let shown = database.display();
+    let metadata = std::fs::metadata(database)
+        .map_err(|error| Failure::new(Reason::Unreadable, format!("cannot read {shown}: {error}")))?;
+    if metadata.uid() == uid {
+        return Ok(());
+    }
+    let detail = format!("{shown} belongs to uid {}, not to uid {uid}; nothing was taken", metadata.uid());
+    Err(Failure::new(Reason::WrongOwner, detail))
 }
 
 /// Verifies a snapshot and remembers the answer beside it; blocks as `verify` does.

@@ -32,13 +32,22 @@ impl Place {
         change(&self.database, sql);
     }
 
+    fn instance(&self) -> Instance {
+        instance(self.dir.path())
+    }
+
     fn take(&self) -> Result<Snapshot, Failure> {
-        take(&self.section, "ann", &self.database, Some(&VERSION), SystemTime::now())
+        take(&self.section, &self.instance(), Some(&VERSION), SystemTime::now())
     }
 
     fn tree(&self) -> Tree {
         Tree::new(&self.section, "ann")
     }
+}
+
+fn instance(base_dir: &Path) -> Instance {
+    let uid = nix::unistd::geteuid().as_raw();
+    Instance { name: "ann".to_owned(), port: 1, base_dir: base_dir.to_path_buf(), uid }
 }
 
 fn change(database: &Path, sql: &str) {
@@ -88,7 +97,8 @@ fn fifty_snapshots_under_a_steady_writer_are_all_whole_and_no_write_is_refused()
 #[test]
 fn a_live_database_is_taken_with_its_wal() {
     let dir = tempfile::tempdir().expect("a directory");
-    let database = dir.path().join("state.sqlite");
+    let database = dir.path().join("userdata/state.sqlite");
+    fs::create_dir(dir.path().join("userdata")).expect("a directory");
     let server = Connection::open(&database).expect("opens");
     server.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).expect("WAL");
     server
@@ -99,7 +109,7 @@ fn a_live_database_is_taken_with_its_wal() {
         .expect("tables");
     assert_eq!(fs::metadata(&database).expect("it").len(), 4096, "everything is in the WAL");
     let section = Section { dir: dir.path().join("backups"), ..Section::default() };
-    let snapshot = take(&section, "ann", &database, None, SystemTime::now()).expect("a snapshot");
+    let snapshot = take(&section, &instance(dir.path()), None, SystemTime::now()).expect("a snapshot");
     assert!(snapshot.name().ends_with("-level30-unknown"), "{}", snapshot.name());
     assert_eq!(flaw(&snapshot), None);
 }
@@ -238,7 +248,7 @@ fn a_directory_that_is_not_ours_alone_is_refused_and_an_unreadable_one_is_no_emp
 fn touching_a_file_refreshes_nothing() {
     let Some(place) = Place::new() else { return };
     let taken = SystemTime::now() - Duration::from_secs(24 * 3600);
-    take(&place.section, "ann", &place.database, None, taken).expect("a snapshot");
+    take(&place.section, &place.instance(), None, taken).expect("a snapshot");
     let snapshot = place.tree().list().expect("a list").remove(0);
     let touch = |path: &Path| {
         fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).expect("touch");
@@ -266,6 +276,15 @@ fn what_a_killed_take_left_never_counts_and_the_next_take_sweeps_it_up() {
 }
 
 #[test]
+fn another_users_database_behind_a_symlink_is_not_taken() {
+    let Some(place) = Place::new() else { return };
+    let stranger = Instance { uid: place.instance().uid + 1, ..place.instance() };
+    let refused = take(&place.section, &stranger, None, SystemTime::now()).expect_err("not theirs");
+    assert_eq!(refused.reason, Reason::WrongOwner);
+    assert!(!place.section.dir.exists());
+}
+
+#[test]
 fn two_takes_of_one_user_do_not_meet() {
     let Some(place) = Place::new() else { return };
     let turn = place.tree().prepare().expect("a turn");
@@ -278,9 +297,11 @@ fn two_takes_of_one_user_do_not_meet() {
 fn what_is_no_database_of_t3_is_not_taken() {
     let dir = tempfile::tempdir().expect("a directory");
     let section = Section { dir: dir.path().join("backups"), ..Section::default() };
-    let database = dir.path().join("state.sqlite");
-    let attempt =
-        || take(&section, "ann", &database, None, SystemTime::now()).expect_err("nothing to take").reason;
+    let database = dir.path().join("userdata/state.sqlite");
+    fs::create_dir(dir.path().join("userdata")).expect("a directory");
+    let attempt = || {
+        take(&section, &instance(dir.path()), None, SystemTime::now()).expect_err("nothing to take").reason
+    };
     assert_eq!(attempt(), Reason::Unreadable);
     fs::write(&database, "not a database, but long enough to be mistaken for one").expect("garbage");
     assert_eq!(attempt(), Reason::Corrupt);

@@ -101,9 +101,9 @@ async fn take_and_prove(
     instance: &Instance,
     version: Option<Version>,
 ) -> Result<Snapshot, Failure> {
-    let (section, name, database) = (config.backup.clone(), instance.name.clone(), instance.database());
+    let (section, instance) = (config.backup.clone(), instance.clone());
     let work = move || {
-        let mut snapshot = backup::take(&section, &name, &database, version.as_ref(), SystemTime::now())?;
+        let mut snapshot = backup::take(&section, &instance, version.as_ref(), SystemTime::now())?;
         let answer = backup::prove(&mut snapshot, SystemTime::now())?;
         answer.map_err(|defect| defect.as_failure(&snapshot.name()))?;
         Ok(snapshot)

@@ -37,7 +37,12 @@ impl World {
             ..Section::default()
         };
         let now = SystemTime::now();
-        let snapshot = take(&section, "ann", &database, Some(&VERSION), now).expect("a snapshot");
+        // Nobody listens on the port once it is given back.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.expect("a port").port();
+        let uid = nix::unistd::geteuid().as_raw();
+        let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_path_buf(), uid };
+        let snapshot = take(&section, &instance, Some(&VERSION), now).expect("a snapshot");
         let server = writer::open(&database);
         let later = [database.clone(), database.with_file_name("state.sqlite-wal")].map(|path| {
             let content = fs::read(&path).expect("a file of the server");
@@ -47,11 +52,6 @@ impl World {
         for (path, content) in later {
             fs::write(path, content).expect("as a kill leaves it");
         }
-        // Nobody listens on the port once it is given back.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.expect("a port").port();
-        let uid = nix::unistd::geteuid().as_raw();
-        let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_path_buf(), uid };
         Some(Self { dir, section, instance, snapshot, now })
     }
 
@@ -202,9 +202,12 @@ async fn what_is_not_the_users_own_directory_or_file_is_not_touched() {
 async fn a_snapshot_that_the_running_version_cannot_use_is_refused() {
     let Some(mut world) = World::new() else { return };
     let other = world.dir.path().join("newer");
-    let Some(newer) = fixtures::copy("0.0.26", &other) else { return };
-    world.snapshot =
-        take(&world.section, "ann", &newer, None, world.now + Duration::from_secs(1)).expect("a snapshot");
+    if fixtures::copy("0.0.26", &other).is_none() {
+        return;
+    }
+    let newer = Instance { base_dir: other, ..world.instance.clone() };
+    let later = world.now + Duration::from_secs(1);
+    world.snapshot = take(&world.section, &newer, None, later).expect("a snapshot");
     let failed = world.fails_at(RestoreStep::Check).await;
     assert_eq!(failed.failure.reason, Reason::SchemaAhead);
 }
