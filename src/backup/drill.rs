@@ -11,6 +11,7 @@ use super::manifest::{DrillFailure, Drilled, Manifest};
 use super::{Section, Snapshot, Tree, prove, service};
 use crate::outcome::{Failure, NotDone, Reason, RestoreStep};
 use crate::t3::cli::Cli;
+use crate::t3::guard::Guard;
 use crate::t3::http::{Client, Proof};
 use crate::t3::install::Installs;
 use crate::t3::keeper::{Keepers, Limits};
@@ -103,8 +104,8 @@ async fn run(
     let mut trial = scratch.start(&program).map_err(at(RestoreStep::Start))?;
     answers(&scratch.instance, &mut trial, section.start_timeout).await.map_err(at(RestoreStep::Start))?;
     let mut t3_itself = started.elapsed();
-    let section_of_trial = t3::Section { command: program, mint: Mint::Keeper, ..t3.clone() };
-    let keepers = Keepers::new(scratch.path("keepers"), &section_of_trial);
+    let guard = Guard::new(&t3::Section { command: program, ..t3.clone() });
+    let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, guard);
     let loaded = log_in(&scratch.instance, &keepers, &manifest, &visible, &mut t3_itself).await;
     loaded.map_err(|why| Broken(RestoreStep::Prove, failure_of(why)))?;
     let clock = Clock { total: begin.elapsed(), t3: t3_itself };
@@ -163,7 +164,7 @@ async fn answers(instance: &Instance, trial: &mut Trial, limit: Duration) -> Res
 /// Somebody logs in with a credential of their own, and the app loads the history.
 async fn log_in(
     instance: &Instance,
-    keepers: &Keepers,
+    keepers: &Keepers<Guard>,
     manifest: &Manifest,
     visible: &Visible,
     t3_itself: &mut Duration,

@@ -92,7 +92,7 @@ impl Shared {
         version: Option<&Version>,
         trigger: Trigger,
     ) -> Run {
-        let work = state::run(instance, memory, version, trigger);
+        let work = state::run(instance, &self.access, memory, version, trigger);
         survive(Kind::State, Step::Database, trigger, instance, work).await
     }
 

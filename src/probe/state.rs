@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Steps;
 use crate::outcome::{Facts, Failure, Kind, NotDone, Reason, Run, StateFacts, Step, Trigger};
 use crate::t3::Instance;
+use crate::t3::access::Access;
 use crate::t3::schema::SchemaLevel;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::state::server::Server;
@@ -19,6 +20,9 @@ use crate::t3::version::Version;
 
 /// A loss is reported for this long; then what is left is what the next loss is measured against.
 const LOSS_IS_NEWS_FOR: Duration = Duration::from_secs(3600);
+
+/// How long the helper may take to look.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What earlier rounds of this user learned.
 #[derive(Debug, Default)]
@@ -33,7 +37,8 @@ struct Database(Option<Reading>);
 
 #[derive(Debug)]
 struct Reading {
-    stamp: Stamp,
+    /// Absent where somebody else read it.
+    stamp: Option<Stamp>,
     server: Server,
     at: SystemTime,
     state: State,
@@ -54,9 +59,10 @@ impl Memory {
     }
 }
 
-/// Reads the database of one instance, as its owner.
+/// Looks at the database of one instance: ourselves, or by the helper as its owner.
 pub async fn run(
     instance: &Instance,
+    access: &Access,
     memory: &mut Memory,
     version: Option<&Version>,
     trigger: Trigger,
@@ -64,7 +70,7 @@ pub async fn run(
     let mut steps = Steps::begin(Kind::State, trigger, instance, &[Step::Database]);
     let mut facts = Facts::default();
     let look = async {
-        let state = memory.database.current(&instance.database()).await?;
+        let state = memory.database.look(instance, access).await?;
         facts = facts_of(state, version);
         Ok::<_, NotDone>(judge(state, version, &mut memory.history)?)
     };
@@ -74,16 +80,28 @@ pub async fn run(
 }
 
 impl Database {
+    async fn look(&mut self, instance: &Instance, access: &Access) -> Result<&State, NotDone> {
+        match access {
+            Access::Own(_) => Ok(self.current(&instance.database()).await?),
+            // The helper tells no file from another; what it found is taken as it is.
+            Access::Helper(_) => {
+                let state = access.inspect(instance, LIMIT).await?.state?;
+                let reading = Reading { state, stamp: None, server: Server::Unknown, at: SystemTime::now() };
+                Ok(&self.0.insert(reading).state)
+            }
+        }
+    }
+
     /// The database as it is; read again only where something about it changed.
     async fn current(&mut self, database: &Path) -> Result<&State, Failure> {
         let (stamp, server, now) = (Stamp::of(database), Server::of(database), SystemTime::now());
         // What changes twice within one tick of the file system's clock would look unchanged.
         let unchanged = |reading: &Reading| {
-            reading.stamp == stamp && reading.server == server && stamp.is_settled(reading.at)
+            reading.stamp.as_ref() == Some(&stamp) && reading.server == server && stamp.is_settled(reading.at)
         };
         let reading = match self.0.take().filter(unchanged) {
             Some(reading) => reading,
-            None => Reading { state: state::read(database, now).await?, stamp, server, at: now },
+            None => Reading { state: state::read(database, now).await?, stamp: Some(stamp), server, at: now },
         };
         Ok(&self.0.insert(reading).state)
     }

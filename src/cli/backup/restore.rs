@@ -17,6 +17,7 @@ use crate::probe::instance_of;
 use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::t3::Instance;
+use crate::t3::access::Access;
 use crate::t3::state;
 use crate::t3::version::Version;
 
@@ -148,11 +149,13 @@ fn dry() -> ExitCode {
 
 /// Proves that somebody can log in, and says how that was proven.
 async fn log_in(config: &Config, instance: &Instance) -> Result<String, Failure> {
-    let shared = Shared::new(config.probe.clone(), config.t3.clone(), &config.state_dir);
+    let access = config.helper.access(&config.t3, &config.state_dir);
+    // Running t3's command on a user's data as another account would leave files that break its owner.
+    let as_owner = matches!(access, Access::Helper(_)) || instance.uid == nix::unistd::geteuid().as_raw();
+    let shared = Shared::new(config.probe.clone(), config.t3.clone(), access);
     let pulse = shared.pulse(instance, &mut Memory::default(), Trigger::Demand).await;
     decided(&pulse)?;
-    // Running t3's command on a user's data as another account would leave files that break its owner.
-    if instance.uid == nix::unistd::geteuid().as_raw() {
+    if as_owner {
         let known = Known { withheld: None, pulsed: Some(pulse.outcome()) };
         let run = shared.handshake(instance, known, &mut Leftovers::default(), Trigger::Demand).await;
         if run.outcome().ended() != Ended::Skipped {
