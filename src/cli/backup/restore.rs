@@ -153,11 +153,12 @@ async fn log_in(config: &Config, instance: &Instance) -> Result<String, Failure>
     // Running t3's command on a user's data as another account would leave files that break its owner.
     let as_owner = matches!(access, Access::Helper(_)) || instance.uid == nix::unistd::geteuid().as_raw();
     let shared = Shared::new(config.probe.clone(), config.t3.clone(), access);
-    let pulse = shared.pulse(instance, &mut Memory::default(), Trigger::Demand).await;
+    let pulse = Box::pin(shared.pulse(instance, &mut Memory::default(), Trigger::Demand)).await;
     decided(&pulse)?;
     if as_owner {
         let known = Known { withheld: None, pulsed: Some(pulse.outcome()) };
-        let run = shared.handshake(instance, known, &mut Leftovers::default(), Trigger::Demand).await;
+        let mut leftovers = Leftovers::default();
+        let run = Box::pin(shared.handshake(instance, known, &mut leftovers, Trigger::Demand)).await;
         if run.outcome().ended() != Ended::Skipped {
             return decided(&run).map(|()| "somebody logged in".to_owned());
         }
