@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Source};
 
+mod backup;
 mod dispatch;
 mod pause;
 mod probe;
@@ -42,6 +43,11 @@ enum Command {
     ///
     /// Exit 0: all is well; 1: a step failed; 4: nothing failed, and something could not be told.
     Probe(probe::Args),
+    /// Snapshots of users' state, and proof that they restore
+    ///
+    /// Exit 0: done, and all is well; 1: something failed or does not restore; 4: there is nothing to tell from.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Planned absence: still probed and shown, no alert; always ends by itself
     Pause(pause::PauseArgs),
     /// End a planned absence now
@@ -85,6 +91,9 @@ pub fn run() -> ExitCode {
         }),
         Command::Probe(args) => with_config(source, |config, _| {
             with_runtime(&config, async |config| probe::run(args, &config).await)
+        }),
+        Command::Backup(command) => with_config(source, |config, _| {
+            with_runtime(&config, async |config| backup::run(command, &config).await)
         }),
         Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
         Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),

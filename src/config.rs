@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{dispatch, helper, history, inventory, operator, pins, probe, t3, telemetry};
+use crate::{backup, dispatch, helper, history, inventory, operator, pins, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -36,6 +36,7 @@ pub struct Config {
     pub history: history::Section,
     pub helper: helper::Section,
     pub pins: pins::Section,
+    pub backup: backup::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -58,6 +59,7 @@ impl Default for Config {
             history: history::Section::default(),
             helper: helper::Section::default(),
             pins: pins::Section::default(),
+            backup: backup::Section::default(),
         }
     }
 }
@@ -108,6 +110,7 @@ impl Config {
             ("history", self.history.complaints()),
             ("helper", self.helper.complaints()),
             ("pins", self.pins.complaints()),
+            ("backup", self.backup.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+mod backup;
 mod board;
 mod check;
 mod cli;
@@ -23,6 +24,13 @@ mod sim;
 mod spool;
 mod t3;
 mod telemetry;
+
+#[cfg(test)]
+#[path = "../tests/support/fixtures.rs"]
+mod fixtures;
+#[cfg(test)]
+#[path = "../tests/support/writer.rs"]
+mod writer;
 
 fn main() -> ExitCode {
     cli::run()

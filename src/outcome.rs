@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 // The macro comes before whoever uses it.
 #[macro_use]
 mod words;
+mod backup;
 mod finding;
 mod helper_verb;
 mod json;
@@ -16,11 +17,12 @@ mod next;
 mod place;
 mod run;
 
+pub use backup::{Flaw, RestoreStep, SessionKind};
 pub use finding::Finding;
 pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
 pub use place::Place;
-pub use run::{Facts, Run, StepResult};
+pub use run::{Facts, Run, StateFacts, StepResult};
 pub use words::UnknownWord;
 
 words! {
@@ -142,6 +144,10 @@ words! {
         Unreadable = "unreadable",
         /// A database file is damaged.
         Corrupt = "corrupt",
+        /// The program runs inside the very instance that it would stop.
+        Inside = "inside",
+        /// The file system has not enough room.
+        NoSpace = "no_space",
         /// Rows that must never go were fewer than before.
         HistoryShrank = "history_shrank",
         /// The probe itself broke; this is a defect of t3-prober.
@@ -453,6 +459,9 @@ mod tests {
         check(Asker::ALL, Asker::as_str);
         check(Initiator::ALL, Initiator::as_str);
         check(CloseCause::ALL, CloseCause::as_str);
+        check(SessionKind::ALL, SessionKind::as_str);
+        check(Flaw::ALL, Flaw::as_str);
+        check(RestoreStep::ALL, RestoreStep::as_str);
     }
 
     #[test]

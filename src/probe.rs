@@ -19,6 +19,7 @@ pub mod handshake;
 pub mod prober;
 pub mod pulse;
 pub mod schedule;
+pub mod state;
 mod tables;
 
 /// `[probe]`: how often and how patiently.
@@ -40,6 +41,9 @@ pub struct Section {
     /// How long one run of t3's command may take before it is killed. Default 15s.
     #[serde(with = "humantime_serde")]
     pub command_timeout: Duration,
+    /// How often every instance's database is read, where it changed. Default 1m.
+    #[serde(with = "humantime_serde")]
+    pub state_interval: Duration,
     /// How often the running version is read when nothing suggests that it changed. Default 5m.
     #[serde(with = "humantime_serde")]
     pub version_interval: Duration,
@@ -60,6 +64,7 @@ impl Default for Section {
             handshake_interval: Duration::from_secs(600),
             request_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(15),
+            state_interval: Duration::from_secs(60),
             version_interval: Duration::from_secs(300),
             start_grace: Duration::from_secs(10),
             concurrent_pulses: 512,
@@ -77,6 +82,7 @@ impl Section {
             ("handshake_interval", self.handshake_interval),
             ("request_timeout", self.request_timeout),
             ("command_timeout", self.command_timeout),
+            ("state_interval", self.state_interval),
             ("version_interval", self.version_interval),
         ];
         let counts = [

@@ -25,8 +25,8 @@ impl Reason {
                 "look at the instance's log for the database error; see whether the disk is full"
             }
             Self::SchemaAhead => {
-                "find the t3 command that did it (another version on somebody's PATH), stop it, then start a t3 of the \
-                 database's level, or restore the database"
+                "find the t3 command that did it (another version on somebody's PATH), stop it, then repair or \
+                 restore the database: t3-prober backup restore {user} says how"
             }
             Self::SchemaBehind => "restart the instance: t3 migrates its database when it starts",
             Self::SchemaForeign => {
@@ -71,11 +71,15 @@ impl Reason {
                 "see the path in the detail: its owner, its mode, and whether the disk answers"
             }
             Self::Corrupt => {
-                "do not restart the instance; keep the file, and restore the newest verified backup"
+                "do not restart the instance; keep the file, and restore the newest verified snapshot: t3-prober backup restore \
+                 {user}"
             }
             Self::HistoryShrank => {
-                "stop the instance before more is written, and compare with the newest verified backup"
+                "stop the instance before more is written, and compare with the newest verified snapshot: t3-prober backup \
+                 list {user}"
             }
+            Self::NoSpace => "make room on the file system of the path in the detail",
+            Self::Inside => "run the command from outside the instance, as the detail shows",
             Self::Panicked => "this is a defect of t3-prober: keep the log, and report it",
         }
     }

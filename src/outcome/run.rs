@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ended, Endpoint, Kind, Outcome, Step, Trigger, Verb};
+use super::{Ended, Endpoint, Kind, Outcome, SessionKind, Step, Trigger, Verb};
 
 /// One step of a probe. JSON: `step`, `outcome`, `reason`, `duration_seconds`, `detail`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,37 @@ pub struct Facts {
     /// Sessions of earlier probes that could still not be revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_left: Option<u64>,
+    /// What the database says, where it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<StateFacts>>,
+}
+
+/// What a user's database says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFacts {
+    pub level: u32,
+    /// The name that the level was applied under.
+    pub level_name: String,
+    /// The level that the running version brings; absent where version or level is not known.
+    pub expected_level: Option<u32>,
+    /// Whether stopping the instance now would cut somebody off.
+    pub busy: bool,
+    /// Threads in a turn, requests waiting for approval, provider processes.
+    pub turns: u64,
+    pub approvals: u64,
+    pub providers: u64,
+    /// Live sessions by who made them; every kind is there.
+    pub sessions: Vec<(SessionKind, u64)>,
+    /// Pairing links that could still be used.
+    pub links: u64,
+    /// All rows of the two authentication tables, which t3 never prunes.
+    pub session_rows: u64,
+    pub link_rows: u64,
+    pub main_bytes: u64,
+    pub wal_bytes: u64,
+    pub events: u64,
+    pub messages: u64,
+    pub last_sequence: u64,
 }
 
 /// One probe of one user, from its first step to its last.

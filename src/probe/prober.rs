@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 use super::ages::Ages;
 use super::handshake::{self, Leftovers};
 use super::pulse::{self, Memory};
-use super::{Section, Steps, instance_of, schedule};
+use super::{Section, Steps, instance_of, schedule, state};
 use crate::inventory::Target;
 use crate::outcome::{
     Ended, Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger,
 };
 use crate::t3::access::Access;
 use crate::t3::trace::TraceContext;
+use crate::t3::version::Version;
 use crate::t3::{self, Instance};
 
 /// After a failed handshake the next one comes this soon, so that a repair is seen before the interval is over.
@@ -81,6 +82,18 @@ impl Shared {
             pulse::Context { section: &self.section, t3: &self.t3, access: &self.access, ages: &self.ages };
         survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
             .await
+    }
+
+    /// One look at the database now.
+    pub async fn state(
+        &self,
+        instance: &Instance,
+        memory: &mut state::Memory,
+        version: Option<&Version>,
+        trigger: Trigger,
+    ) -> Run {
+        let work = state::run(instance, &self.access, memory, version, trigger);
+        survive(Kind::State, Step::Database, trigger, instance, work).await
     }
 
     /// One handshake now, unless it is known beforehand that none may or can be made.
@@ -210,6 +223,7 @@ impl Prober {
             withheld: target.withheld,
             runs: self.runs.clone(),
             memory: Memory::default(),
+            state: state::Memory::default(),
             leftovers: Leftovers::default(),
             pulsed: None,
             tasks: self.tasks.clone(),
@@ -227,6 +241,7 @@ struct Task {
     withheld: Option<Finding>,
     runs: mpsc::Sender<Run>,
     memory: Memory,
+    state: state::Memory,
     /// Away while a handshake is under way.
     leftovers: Leftovers,
     pulsed: Option<Outcome>,
@@ -238,11 +253,12 @@ type UnderWay = JoinHandle<(Run, Leftovers)>;
 
 impl Task {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
-        let Section { pulse_interval, .. } = self.shared.section;
+        let Section { pulse_interval, state_interval, .. } = self.shared.section;
         let start = Instant::now();
         let mut pulse_due = start + schedule::phase(&self.instance.name, pulse_interval);
         let mut handshake_due =
             start + schedule::phase(&self.instance.name, self.shared.handshake_interval());
+        let mut state_due = start + schedule::phase(&self.instance.name, state_interval);
         let mut wanted = Some(Trigger::Start);
         let mut login: Option<UnderWay> = None;
         let mut asked = Vec::new();
@@ -280,6 +296,12 @@ impl Task {
                     let (_, changed) = self.pulse(trigger).await;
                     wanted = wanted.or(changed);
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
+                }
+                () = sleep_until(state_due) => {
+                    let version = self.memory.version.as_ref();
+                    let run = self.shared.state(&self.instance, &mut self.state, version, Trigger::Schedule).await;
+                    self.send(&run).await;
+                    state_due = schedule::next(state_due, state_interval, Instant::now());
                 }
                 () = sleep_until(handshake_due), if wanted.is_none() && login.is_none() => {
                     wanted = Some(Trigger::Schedule);

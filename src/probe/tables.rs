@@ -8,7 +8,6 @@ use tokio::time::timeout;
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::access::Access;
-use crate::t3::schema::SchemaLevel;
 use crate::t3::state::Inspection;
 use crate::t3::version::Version;
 
@@ -23,34 +22,11 @@ pub async fn refine(
     failure: Failure,
 ) -> Failure {
     let looked = timeout(LAST_LOOK, access.inspect(instance, LAST_LOOK)).await;
-    let Ok(Ok(Inspection { level, locked_by })) = looked else { return failure };
-    if let Ok(found) = level {
-        if !found.is_known() {
-            return Failure::new(
-                Reason::SchemaForeign,
-                format!(
-                    "the database is at level {} under the name {}, which no known t3 uses",
-                    found.level, found.name
-                ),
-            );
-        }
-        if let Some((version, expected)) =
-            version.and_then(|version| Some((version, SchemaLevel::expected(version)?)))
-            && found.level != expected
-        {
-            let (reason, how) = if found.level > expected {
-                (Reason::SchemaAhead, "another t3 has migrated it")
-            } else {
-                (Reason::SchemaBehind, "it has not been migrated")
-            };
-            return Failure::new(
-                reason,
-                format!(
-                    "the database is at level {} ({}), the running {version} expects {expected}: {how}",
-                    found.level, found.name
-                ),
-            );
-        }
+    let Ok(Ok(Inspection { level, locked_by, .. })) = looked else { return failure };
+    if let Ok(found) = level
+        && let Some(refined) = super::state::schema_failure(&found, version)
+    {
+        return refined;
     }
     match locked_by {
         Some(pid) => Failure::new(

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -119,7 +119,26 @@ pub fn json<T: DeserializeOwned>(verb: Verb, stdout: &str) -> Result<T, Failure>
 }
 
 /// A child and everything it started, killed when this is dropped.
-struct Group(Option<Pid>);
+pub struct Group(Option<Pid>);
+
+impl Group {
+    /// Of a child that was started with `process_group(0)`.
+    pub fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+    }
+
+    /// The child is reaped: its group id may be somebody else's from now on.
+    pub fn reaped(&mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -154,15 +173,14 @@ async fn run_to_end(
     let mut child = child
         .spawn()
         .map_err(|error| Failure::new(Reason::CliMissing, format!("cannot start {command}: {error}")))?;
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let mut group = Group::of(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let finished = async { tokio::join!(child.wait(), read(stdout), read(stderr)) };
     let Ok((status, stdout, stderr)) = timeout(limit, finished).await else {
         let limit = humantime::format_duration(limit);
         return Err(Failure::new(Reason::Timeout, format!("still running after {limit}, killed")));
     };
-    // The child is reaped: its group id may be somebody else's from now on.
-    group.0 = None;
+    group.reaped();
     let status =
         status.map_err(|error| Failure::new(Reason::CliFailed, format!("cannot wait for it: {error}")))?;
     if status.success() { Ok(stdout) } else { Err(failed(status.code(), &stdout, &stderr)) }

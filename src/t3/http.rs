@@ -44,6 +44,7 @@ pub struct Client<'a> {
     pub instance: &'a Instance,
     trace: &'a TraceContext,
     connection: Option<Connection>,
+    largest: usize,
 }
 
 struct Connection {
@@ -55,11 +56,16 @@ struct Connection {
 
 impl<'a> Client<'a> {
     pub fn new(instance: &'a Instance, trace: &'a TraceContext) -> Self {
-        Self { instance, trace, connection: None }
+        Self { instance, trace, connection: None, largest: LARGEST_ANSWER }
     }
 
     pub fn trace(&self) -> &'a TraceContext {
         self.trace
+    }
+
+    /// Allows for larger answers: a whole history is as large as the database (CONTRACT §11).
+    pub fn allow(&mut self, largest: usize) {
+        self.largest = largest;
     }
 
     /// Drops the connection, so that the next request opens a new one: a connection accepted while t3 starts is
@@ -139,7 +145,7 @@ impl<'a> Client<'a> {
             owner::confirm(connection.addresses.0, connection.addresses.1, self.instance.uid)?;
             connection.confirmed = true;
         }
-        let answer = connection.exchange(request).await?;
+        let answer = connection.exchange(request, self.largest).await?;
         if !answer
             .headers
             .get(header::CONNECTION)
@@ -219,14 +225,20 @@ impl Connection {
         Ok(Self { sender, driver: Box::pin(driver), confirmed: false, addresses })
     }
 
-    async fn exchange(&mut self, request: hyper::Request<Full<Bytes>>) -> Result<Answer, Failure> {
+    async fn exchange(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        largest: usize,
+    ) -> Result<Answer, Failure> {
         let sender = &mut self.sender;
         let answer = async {
             sender.ready().await.map_err(|error| describe(&error))?;
             let (head, body) =
                 sender.send_request(request).await.map_err(|error| describe(&error))?.into_parts();
-            let body =
-                Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| describe_body(&*error))?;
+            let body = Limited::new(body, largest)
+                .collect()
+                .await
+                .map_err(|error| describe_body(&*error, largest))?;
             Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
         tokio::pin!(answer);
@@ -253,9 +265,9 @@ fn describe(error: &hyper::Error) -> Failure {
     Failure::new(Reason::Closed, format!("the connection ended before the answer did{how}"))
 }
 
-fn describe_body(error: &(dyn std::error::Error + 'static)) -> Failure {
+fn describe_body(error: &(dyn std::error::Error + 'static), largest: usize) -> Failure {
     if error.is::<LengthLimitError>() {
-        Failure::new(Reason::TooLarge, format!("the answer is larger than {LARGEST_ANSWER} bytes"))
+        Failure::new(Reason::TooLarge, format!("the answer is larger than {largest} bytes"))
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
         describe(error)
     } else {

@@ -16,12 +16,13 @@ use self::store::{Keeper, Store};
 use super::Mint;
 use super::cli::{self, Verb};
 use super::guard::Commands;
+use super::history::History;
 use super::http::{Answer, Client, Proof};
 use super::pairing::Credential;
 use crate::outcome::{Failure, NotDone, Reason};
 
 /// What the keeper's session is called in t3's own list of clients.
-const LABEL: &str = "t3-prober keeper";
+pub const LABEL: &str = "t3-prober keeper";
 /// Renewed this long before it ends: sessions live for 30 days and are never prolonged (CONTRACT §4).
 const RENEW_BEFORE: Duration = Duration::from_secs(3 * 24 * 3600);
 
@@ -108,6 +109,12 @@ impl<C: Commands> Keepers<C> {
         let ours =
             |session: &Session| session.client.label.as_deref() == Some(label) && session.issued_at < before;
         Ok(sessions.into_iter().filter(ours).map(|session| session.session_id).collect())
+    }
+
+    /// Loads the whole history, as the app does at its start. Never asked of a live instance: the answer is as large
+    /// as the database, and costs the server as much memory (CONTRACT §11).
+    pub async fn history(&self, client: &mut Client<'_>, limits: Limits) -> Result<History, NotDone> {
+        self.call(client, Call::Get("/api/orchestration/snapshot"), limits).await
     }
 
     /// Asks with the keeper's session, issuing or renewing it where that is due and allowed.

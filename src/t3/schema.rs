@@ -78,7 +78,16 @@ const LEVELS: &[(u64, u32)] = &[
     (33, 40),
 ];
 
+/// Migrations that touch nothing but the two authentication tables, whose rows are disposable (CONTRACT §7).
+/// 41 is of that kind too, but is known from the source only.
+const ONLY_AUTHENTICATION: &[u32] = &[31, 32];
+
 impl SchemaLevel {
+    /// The oldest level whose tables this program knows (CONTRACT §7).
+    pub const OLDEST: Self = Self(22);
+    /// The newest level whose name this program knows.
+    pub const NEWEST: Self = Self(MIGRATIONS.len() as u32);
+
     /// The migration's name at this level, where a known t3 has one.
     pub fn name(self) -> Option<&'static str> {
         let index = usize::try_from(self.0).ok()?.checked_sub(1)?;
@@ -91,6 +100,21 @@ impl SchemaLevel {
             return None;
         }
         LEVELS.iter().find(|(patch, _)| Version::new(0, 0, *patch) == *version).map(|(_, level)| Self(*level))
+    }
+
+    /// The releases that open a database of this level without migrating it, oldest first.
+    pub fn versions(self) -> Vec<Version> {
+        let at = LEVELS.iter().filter(|(_, level)| *level == self.0);
+        at.map(|(patch, _)| Version::new(0, 0, *patch)).collect()
+    }
+
+    /// Whether going back to `wanted` undoes nothing but changes to the authentication tables; `Err` names the first
+    /// migration of which that is not known.
+    pub fn only_authentication_above(self, wanted: Self) -> Result<(), Self> {
+        match (wanted.0 + 1..=self.0).find(|id| !ONLY_AUTHENTICATION.contains(id)) {
+            None => Ok(()),
+            Some(id) => Err(Self(id)),
+        }
     }
 }
 
@@ -108,6 +132,21 @@ mod tests {
         assert_eq!(expected("0.0.34"), None);
         assert_eq!(expected("0.0.33-nightly.1"), None);
         assert_eq!(expected("0.0.25"), None);
+    }
+
+    #[test]
+    fn only_the_migrations_of_the_outage_are_known_to_touch_nothing_but_authentication() {
+        assert_eq!(SchemaLevel(32).only_authentication_above(SchemaLevel(30)), Ok(()));
+        assert_eq!(SchemaLevel(31).only_authentication_above(SchemaLevel(30)), Ok(()));
+        assert_eq!(SchemaLevel(40).only_authentication_above(SchemaLevel(30)), Err(SchemaLevel(33)));
+        assert_eq!(SchemaLevel(32).only_authentication_above(SchemaLevel(29)), Err(SchemaLevel(30)));
+    }
+
+    #[test]
+    fn a_level_names_the_releases_that_open_it_as_it_is() {
+        let versions: Vec<_> = SchemaLevel(30).versions().iter().map(ToString::to_string).collect();
+        assert_eq!(versions, ["0.0.23", "0.0.24"]);
+        assert_eq!(SchemaLevel(31).versions(), []);
     }
 
     #[test]

@@ -2,13 +2,37 @@
 //! length of one question.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use tokio_rusqlite::rusqlite::{self, OpenFlags};
+use tokio_rusqlite::rusqlite::{self, Connection, OptionalExtension};
 
 use super::schema::SchemaLevel;
 use crate::outcome::{Failure, Reason};
+
+pub mod activity;
+pub mod auth;
+pub mod fingerprint;
+pub mod reader;
+pub mod server;
+pub mod stamp;
+
+use activity::Activity;
+use auth::AuthTables;
+use fingerprint::Fingerprint;
+use server::Server;
+use stamp::Sizes;
+
+/// Everything that is asked of a database in one round, as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub level: Level,
+    pub auth: AuthTables,
+    pub activity: Activity,
+    pub fingerprint: Fingerprint,
+    pub sizes: Sizes,
+}
 
 /// The highest applied migration and the name it was applied under.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,31 +46,58 @@ impl Level {
     pub fn is_known(&self) -> bool {
         self.level.name() == Some(&self.name)
     }
+
+    /// `None` where nothing was ever migrated: no t3 made this database, or it is a main file without its WAL.
+    pub fn of(connection: &Connection) -> rusqlite::Result<Option<Self>> {
+        if !has_table(connection, "effect_sql_migrations")? {
+            return Ok(None);
+        }
+        let newest =
+            "SELECT migration_id, name FROM effect_sql_migrations ORDER BY migration_id DESC LIMIT 1";
+        let level = |row: &rusqlite::Row<'_>| Ok(Self { level: SchemaLevel(row.get(0)?), name: row.get(1)? });
+        connection.query_row(newest, [], level).optional()
+    }
 }
 
 /// What a look at an instance's database found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     pub level: Result<Level, Failure>,
+    pub state: Result<State, Failure>,
     /// The process that holds the write lock at this moment.
     pub locked_by: Option<i32>,
 }
 
 /// Looks at the database; what cannot be read is in the answer.
 pub async fn inspect(database: &Path) -> Inspection {
-    Inspection { level: level(database).await, locked_by: write_lock_holder(database) }
+    let state = read(database, SystemTime::now()).await;
+    let level = match &state {
+        Ok(state) => Ok(state.level.clone()),
+        Err(_) => level(database).await,
+    };
+    Inspection { level, state, locked_by: write_lock_holder(database) }
 }
 
 /// Reads the level.
 pub async fn level(database: &Path) -> Result<Level, Failure> {
-    read(database.to_path_buf(), |connection| {
-        connection.query_row(
-            "SELECT migration_id, name FROM effect_sql_migrations ORDER BY migration_id DESC LIMIT 1",
-            [],
-            |row| Ok(Level { level: SchemaLevel(row.get(0)?), name: row.get(1)? }),
-        )
-    })
-    .await
+    let level = ask(database, Level::of).await?;
+    level.ok_or_else(|| never_migrated(database))
+}
+
+/// Reads everything, as the owner of the data. The same question serves a live and a stopped instance.
+pub async fn read(database: &Path, now: SystemTime) -> Result<State, Failure> {
+    let (server, sizes) = (Server::of(database), Sizes::of(database));
+    let state = ask(database, move |connection| {
+        let Some(level) = Level::of(connection)? else { return Ok(None) };
+        Ok(Some(State {
+            auth: AuthTables::of(connection, level.level, now)?,
+            activity: Activity::of(connection, &server)?,
+            fingerprint: Fingerprint::of(connection)?,
+            sizes,
+            level,
+        }))
+    });
+    state.await?.ok_or_else(|| never_migrated(database))
 }
 
 /// The process that holds the database's write lock at this moment, where one does.
@@ -54,9 +105,7 @@ pub async fn level(database: &Path) -> Result<Level, Failure> {
 /// A writer in WAL mode locks one byte of the `-shm` file; the kernel lists such locks for everybody to see.
 pub fn write_lock_holder(database: &Path) -> Option<i32> {
     const WRITE_LOCK_BYTE: u64 = 120;
-    let mut shm = database.to_path_buf().into_os_string();
-    shm.push("-shm");
-    let inode = std::fs::metadata(shm).ok()?.ino();
+    let inode = std::fs::metadata(stamp::beside(database, "-shm")).ok()?.ino();
     let covers = |lock: &procfs::Lock| {
         let last = lock.offset_last.unwrap_or(u64::MAX);
         lock.inode == inode
@@ -67,49 +116,48 @@ pub fn write_lock_holder(database: &Path) -> Option<i32> {
     procfs::locks().ok()?.iter().find(|lock| covers(lock)).and_then(|lock| lock.pid)
 }
 
-/// Opens the database read-only as its state demands, asks one question, closes it.
-async fn read<T, F>(database: PathBuf, question: F) -> Result<T, Failure>
+/// Which tables and columns there are differs by level.
+pub fn has_table(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)";
+    connection.query_row(sql, [table], |row| row.get(0))
+}
+
+fn has_column(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2)";
+    connection.query_row(sql, [table, column], |row| row.get(0))
+}
+
+/// A time as t3 writes it into its columns: texts of this form sort as the times do.
+fn as_written(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// A count or a sequence number; SQLite's integers are signed.
+pub fn count(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
+}
+
+async fn ask<T, F>(database: &Path, question: F) -> Result<T, Failure>
 where
     T: Send + 'static,
-    F: FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
 {
-    let path = database.display().to_string();
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Failure::new(Reason::Unreadable, format!("cannot read {path}: {error}"))
-    };
-    if let Err(error) = tokio::fs::metadata(&database).await {
-        return Err(unreadable(&error));
-    }
-    // A live database has a WAL that immutable=1 would not see; on a stopped one plain mode=ro would leave files behind.
-    let mut wal = database.clone().into_os_string();
-    wal.push("-wal");
-    let immutable = if Path::new(&wal).exists() { "" } else { "&immutable=1" };
-    let uri = format!("file:{}?mode=ro{immutable}", escape(&database));
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        tokio_rusqlite::Connection::open_with_flags(uri, flags).await.map_err(|error| unreadable(&error))?;
-    let result = connection.call(move |connection| question(connection)).await;
-    let closed = connection.close().await;
-    match (result, closed) {
-        (Ok(value), Ok(())) => Ok(value),
-        (Err(error), _) | (_, Err(error)) => Err(describe(&path, &error)),
-    }
+    let database = database.to_path_buf();
+    let asked = tokio::task::spawn_blocking(move || reader::ask(&database, question));
+    asked
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(Reason::Panicked, format!("reading a database: {error}"))))
 }
 
-fn describe(path: &str, error: &tokio_rusqlite::Error) -> Failure {
-    let reason = match error {
-        tokio_rusqlite::Error::Error(rusqlite::Error::SqliteFailure(failure, _)) => match failure.code {
-            rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt => Reason::Corrupt,
-            rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked => Reason::Locked,
-            _ => Reason::Unreadable,
-        },
-        _ => Reason::Unreadable,
-    };
-    Failure::new(reason, format!("cannot read {path}: {error}"))
+fn never_migrated(database: &Path) -> Failure {
+    Failure::new(
+        Reason::SchemaForeign,
+        format!(
+            "{} has no migrations: no t3 made it, or it is a main file that lost its -wal",
+            database.display()
+        ),
+    )
 }
 
-/// A path inside an SQLite URI.
-fn escape(path: &Path) -> String {
-    path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
-}
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 #[path = "../support"]
 mod support {
     pub mod door;
+    pub mod fixtures;
     pub mod free_port;
     pub mod host;
     pub mod raw_http;
@@ -12,6 +13,7 @@ mod support {
 }
 
 mod architecture;
+mod backup;
 mod bad_input;
 mod config;
 mod conformance;

@@ -1,0 +1,208 @@
+//! Snapshots of users' state, and proof that they restore. A snapshot counts when it is whole, under its own name,
+//! with a manifest; it is worth something once it has been verified; it is trusted once somebody logged in to it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+
+use crate::outcome::{Failure, Reason};
+use crate::t3::Instance;
+use crate::t3::state::stamp::Sizes;
+use crate::t3::version::Version;
+
+mod drill;
+mod manifest;
+mod place;
+pub mod repair;
+pub mod restore;
+mod service;
+mod snapshot;
+mod standing;
+mod tree;
+mod verify;
+
+pub use drill::drill;
+pub use manifest::{Drilled, Manifest, Verified};
+pub use standing::Standing;
+pub use tree::{Snapshot, Tree};
+pub use verify::{Defect, verify};
+
+/// `[backup]`: where snapshots lie, how often they are made and how an instance is stopped for a restore.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Section {
+    /// The tree of snapshots, one directory per user. Default `/var/backups/t3`. It belongs to the account that takes
+    /// them; users must not be able to write there.
+    pub dir: PathBuf,
+    /// How often a user's state is taken. Default 6h; `0s` means only on demand.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How often the newest snapshot of a user is restored to a copy and logged in to. Default 1d; `0s` means only on
+    /// demand.
+    #[serde(with = "humantime_serde")]
+    pub drill_interval: Duration,
+    /// How many snapshots of a user are kept. Default 14.
+    pub keep: usize,
+    /// How long a snapshot is kept. Default 30d. The newest one and the newest proven one stay, whatever their age.
+    #[serde(with = "humantime_serde")]
+    pub keep_for: Duration,
+    /// How long taking a snapshot may last before it is given up. Default 5m.
+    #[serde(with = "humantime_serde")]
+    pub take_timeout: Duration,
+    /// The command that stops a user's instance and returns when it has stopped; `{user}` is replaced. Default none:
+    /// only an instance that is already stopped can be restored.
+    pub stop_command: Vec<String>,
+    /// The command that starts a user's instance; `{user}` is replaced. Default none: after a restore the instance
+    /// has to be started by hand.
+    pub start_command: Vec<String>,
+    /// How long an instance may take to stop. Default 90s: t3 waits up to 50 s for silent browsers.
+    #[serde(with = "humantime_serde")]
+    pub stop_timeout: Duration,
+    /// How long an instance may take from its start to its first answer. Default 30s.
+    #[serde(with = "humantime_serde")]
+    pub start_timeout: Duration,
+}
+
+impl Default for Section {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            dir: PathBuf::from("/var/backups/t3"),
+            interval: DAY / 4,
+            drill_interval: DAY,
+            keep: 14,
+            keep_for: 30 * DAY,
+            take_timeout: Duration::from_secs(300),
+            stop_command: Vec::new(),
+            start_command: Vec::new(),
+            stop_timeout: Duration::from_secs(90),
+            start_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Section {
+    /// What no single key shows, as (key, sentence).
+    pub fn complaints(&self) -> Vec<(&'static str, String)> {
+        let mut complaints = Vec::new();
+        if self.dir.is_relative() {
+            let sentence = format!("'{}' is not an absolute path; begin it with /", self.dir.display());
+            complaints.push(("dir", sentence));
+        }
+        let none = [
+            ("take_timeout", self.take_timeout),
+            ("stop_timeout", self.stop_timeout),
+            ("start_timeout", self.start_timeout),
+        ];
+        let none = none.iter().filter(|(_, limit)| limit.is_zero());
+        complaints.extend(
+            none.map(|(key, _)| (*key, "nothing can be done in no time; write 1s or more".to_owned())),
+        );
+        if self.keep == 0 {
+            complaints.push(("keep", "0 would keep nothing; at least 1".to_owned()));
+        }
+        complaints
+    }
+}
+
+/// What is due next for one user's snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Take,
+    Verify,
+    Drill,
+}
+
+/// After a failure the same thing is tried again this soon.
+const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(600);
+
+/// What is due at `now`; `failed` is when the last attempt at anything for this user failed.
+pub fn due(
+    section: &Section,
+    snapshots: &[Snapshot],
+    failed: Option<SystemTime>,
+    now: SystemTime,
+) -> Option<Due> {
+    let passed =
+        |since: SystemTime, interval: Duration| now.duration_since(since).is_ok_and(|age| age >= interval);
+    if failed.is_some_and(|failed| !passed(failed, RETRY_AFTER_FAILURE)) {
+        return None;
+    }
+    let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
+    let taken = newest.and_then(Snapshot::taken_at);
+    if !section.interval.is_zero() && taken.is_none_or(|taken| passed(taken, section.interval)) {
+        return Some(Due::Take);
+    }
+    let newest = newest?;
+    if newest.proof.verified.is_none() {
+        return Some(Due::Verify);
+    }
+    let drilled =
+        snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref()).map(|drill| drill.at).max();
+    let drill_due = drilled.is_none_or(|drilled| passed(drilled, section.drill_interval));
+    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(Due::Drill)
+}
+
+/// Takes a snapshot of a database, as somebody who may read it and write the tree; blocks until it is on disk.
+///
+/// Killed at any moment it leaves nothing that counts: the next take sweeps up and begins again.
+pub fn take(
+    section: &Section,
+    instance: &Instance,
+    version: Option<&Version>,
+    now: SystemTime,
+) -> Result<Snapshot, Failure> {
+    let (user, database) = (&instance.name, instance.database());
+    owned(&database, instance.uid)?;
+    let tree = Tree::new(section, user);
+    let _turn = tree.prepare()?;
+    tree.sweep()?;
+    let room = 2 * Sizes::of(&database).total();
+    let free = tree.free()?;
+    if free < room {
+        return Err(Failure::new(
+            Reason::NoSpace,
+            format!(
+                "{} has {free} bytes free, a snapshot needs {room}: twice the database; make room or move `[backup] dir`",
+                tree.dir().display()
+            ),
+        ));
+    }
+    let clock = std::time::Instant::now();
+    let beside = tree.new_file(now);
+    let copied = snapshot::copy(&database, &beside, section.take_timeout)?;
+    let manifest = Manifest::of(user, version, copied, &beside, now, clock.elapsed())?;
+    let snapshot = tree.publish(&beside, manifest)?;
+    tree.prune(section.keep, section.keep_for, now)?;
+    Ok(snapshot)
+}
+
+/// A symlink planted in one user's directory must not bring another user's data into their tree.
+fn owned(database: &Path, uid: u32) -> Result<(), Failure> {
+    let shown = database.display();
+    let metadata = std::fs::metadata(database)
+        .map_err(|error| Failure::new(Reason::Unreadable, format!("cannot read {shown}: {error}")))?;
+    if metadata.uid() == uid {
+        return Ok(());
+    }
+    let detail = format!("{shown} belongs to uid {}, not to uid {uid}; nothing was taken", metadata.uid());
+    Err(Failure::new(Reason::WrongOwner, detail))
+}
+
+/// Verifies a snapshot and remembers the answer beside it; blocks as `verify` does.
+pub fn prove(snapshot: &mut Snapshot, now: SystemTime) -> Result<Result<(), Defect>, Failure> {
+    let answer = verify(&snapshot.file, snapshot.manifest.as_ref());
+    let defect = answer.as_ref().err();
+    let verified = Verified {
+        at: now,
+        flaw: defect.map(|defect| defect.flaw),
+        detail: defect.map(|defect| defect.detail.clone()),
+    };
+    snapshot.record(|proof| proof.verified = Some(verified))?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests;

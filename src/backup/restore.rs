@@ -1,0 +1,211 @@
+//! Putting a snapshot back. The present state is put aside, never deleted; whatever fails on the way, the former state
+//! is back in its place afterwards and the instance started again.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::manifest::Content;
+use super::place::Place;
+use super::service::{Service, is_our_ancestor};
+use super::{Manifest, Section, Snapshot, prove};
+use crate::outcome::{Failure, Reason, RestoreStep};
+use crate::t3::Instance;
+use crate::t3::schema::SchemaLevel;
+use crate::t3::version::Version;
+
+mod plan;
+
+pub use plan::Plan;
+
+/// A restore that is wanted.
+pub struct Restore<'a> {
+    pub section: &'a Section,
+    pub instance: &'a Instance,
+    pub snapshot: &'a Snapshot,
+    /// The version that runs, and will run again; `None` where it is not known.
+    pub version: Option<Version>,
+    pub now: SystemTime,
+}
+
+/// A restore that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Where the former state lies now; `None` where there was none.
+    pub aside: Option<PathBuf>,
+}
+
+/// A restore that failed, at which step, and what became of the former state.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {}; {former}", failure.detail)]
+pub struct NotRestored {
+    pub step: RestoreStep,
+    pub failure: Failure,
+    pub former: Former,
+}
+
+/// What became of the former state.
+#[derive(Debug, thiserror::Error)]
+pub enum Former {
+    #[error("nothing was changed")]
+    Untouched,
+    #[error("the former state is back in its place")]
+    Back,
+    /// The loudest end: somebody has to look at once.
+    #[error("and the former state could not be put back: {failure}; it lies in {}", aside.display())]
+    Lost { failure: Failure, aside: PathBuf },
+    #[error("the former state is back in its place, and the instance could not be started: {0}")]
+    BackButDown(Failure),
+}
+
+impl Restore<'_> {
+    /// Restores. `login` proves that somebody can log in to the instance afterwards.
+    pub async fn run(
+        self,
+        login: impl AsyncFnOnce(&Instance) -> Result<(), Failure>,
+    ) -> Result<Restored, NotRestored> {
+        let untouched = |step| move |failure| NotRestored { step, failure, former: Former::Untouched };
+        let manifest = self.verified().map_err(untouched(RestoreStep::Verify))?;
+        let place = self.checked(&manifest).map_err(untouched(RestoreStep::Check))?;
+        let names = Names::at(self.now);
+        if let Err(failure) = self.copy(&place, &names, &manifest) {
+            let _ = place.remove(&names.copy);
+            return Err(untouched(RestoreStep::Copy)(failure));
+        }
+
+        let service = Service { section: self.section, instance: self.instance };
+        let mut step = RestoreStep::Stop;
+        match self.act(&place, &names, &service, &mut step, login).await {
+            Ok(()) => Ok(Restored {
+                aside: place.path_of(&names.aside).is_dir().then(|| place.shown(&names.aside)),
+            }),
+            Err(failure) => {
+                let former = undo(step, &place, &names, &service).await;
+                Err(NotRestored { step, failure, former })
+            }
+        }
+    }
+
+    async fn act(
+        &self,
+        place: &Place,
+        names: &Names,
+        service: &Service<'_>,
+        step: &mut RestoreStep,
+        login: impl AsyncFnOnce(&Instance) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        service.stop().await?;
+        *step = RestoreStep::PutAside;
+        place.put_aside(&names.aside).map_err(|error| moving(place, &error))?;
+        *step = RestoreStep::Place;
+        place.put_in_place(&names.copy).map_err(|error| moving(place, &error))?;
+        *step = RestoreStep::Start;
+        service.start().await?;
+        *step = RestoreStep::Prove;
+        login(self.instance).await?;
+        // There was nothing to put aside.
+        place.remove_aside(&names.aside);
+        Ok(())
+    }
+
+    /// The snapshot, found to be whole just now.
+    fn verified(&self) -> Result<Manifest, Failure> {
+        let mut snapshot = self.snapshot.clone();
+        if let Err(defect) = prove(&mut snapshot, self.now)? {
+            let detail = format!("{} does not restore: {defect}", snapshot.name());
+            return Err(Failure::new(Reason::Corrupt, detail));
+        }
+        snapshot.manifest.ok_or_else(|| Failure::new(Reason::Corrupt, "the snapshot has no manifest"))
+    }
+
+    fn checked(&self, manifest: &Manifest) -> Result<Place, Failure> {
+        let place = Place::open(self.instance)?;
+        if is_our_ancestor(self.instance) {
+            let user = &self.instance.name;
+            let name = self.snapshot.name();
+            return Err(Failure::new(
+                Reason::Inside,
+                format!(
+                    "this runs inside the instance that it would stop; run it from outside: systemd-run --pipe t3-prober backup restore {user} --from {name} --yes"
+                ),
+            ));
+        }
+        let expected = self.version.as_ref().and_then(SchemaLevel::expected);
+        match (&self.version, expected) {
+            (Some(version), Some(expected)) if manifest.level.level > expected => Err(Failure::new(
+                Reason::SchemaAhead,
+                format!(
+                    "the snapshot is at level {}, the instance runs {version}, which expects {expected}: nobody could log in; start a newer t3 first",
+                    manifest.level.level
+                ),
+            )),
+            _ => Ok(place),
+        }
+    }
+
+    /// The copy beside the present database, and the directory that this one will be put aside in.
+    fn copy(&self, place: &Place, names: &Names, manifest: &Manifest) -> Result<(), Failure> {
+        let shown = place.shown(&names.copy);
+        let failed = |error: std::io::Error| {
+            let reason = match error.kind() {
+                std::io::ErrorKind::StorageFull => Reason::NoSpace,
+                _ => Reason::Unreadable,
+            };
+            Failure::new(reason, format!("cannot copy the snapshot to {}: {error}", shown.display()))
+        };
+        place.bring(&self.snapshot.file, &names.copy).map_err(failed)?;
+        let content = Content::read(&place.path_of(&names.copy), None).map_err(failed)?;
+        if content.sha256 != manifest.sha256 {
+            return Err(Failure::new(Reason::Corrupt, format!("{} is not what was copied", shown.display())));
+        }
+        place.make_aside(&names.aside).map_err(|error| moving(place, &error))
+    }
+}
+
+/// Names in the user's directory that t3 does not know.
+struct Names {
+    copy: String,
+    aside: String,
+}
+
+impl Names {
+    fn at(now: SystemTime) -> Self {
+        let time = super::tree::compact(now);
+        Self { copy: format!("state.sqlite.restore-{time}.tmp"), aside: format!("aside-{time}") }
+    }
+}
+
+/// Undoes what was done up to and including `step`, which failed.
+async fn undo(step: RestoreStep, place: &Place, names: &Names, service: &Service<'_>) -> Former {
+    let put_back = async {
+        if step >= RestoreStep::Start {
+            service.stop().await?;
+        }
+        if step >= RestoreStep::Place {
+            place.clear().map_err(|error| moving(place, &error))?;
+        }
+        if step >= RestoreStep::PutAside {
+            place.bring_back(&names.aside).map_err(|error| moving(place, &error))?;
+        }
+        Ok(())
+    };
+    if let Err(failure) = put_back.await {
+        return Former::Lost { failure, aside: place.shown(&names.aside) };
+    }
+    place.remove_aside(&names.aside);
+    // What is left of the copy is only in the way.
+    let _ = place.remove(&names.copy);
+    if step == RestoreStep::Stop && service.is_up().await {
+        return Former::Untouched;
+    }
+    match service.start().await {
+        Ok(()) => Former::Back,
+        Err(failure) => Former::BackButDown(failure),
+    }
+}
+
+fn moving(place: &Place, error: &std::io::Error) -> Failure {
+    Failure::new(Reason::Unreadable, format!("cannot move files in {}: {error}", place.shown("").display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What a restore would do and what it would cost, said before anything is done.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tokio_rusqlite::rusqlite::{self, Connection};
+
+use super::super::repair::{self, Refusal};
+use super::super::{Manifest, Section, Snapshot};
+use crate::outcome::{Failure, Reason};
+use crate::t3::Instance;
+use crate::t3::schema::SchemaLevel;
+use crate::t3::state::fingerprint::Fingerprint;
+use crate::t3::state::{Level, count, has_table, reader};
+use crate::t3::version::Version;
+
+/// What is in the present database and not in the snapshot.
+#[derive(Debug, Default)]
+struct Loss {
+    events: u64,
+    messages: u64,
+    /// When the first and the last of these events happened, as t3 wrote it.
+    first: Option<String>,
+    last: Option<String>,
+}
+
+/// What a restore would do.
+#[derive(Debug)]
+pub struct Plan {
+    user: String,
+    snapshot: String,
+    taken: Manifest,
+    age: Duration,
+    verified: bool,
+    present: Result<(Level, Loss), Failure>,
+    version: Option<Version>,
+    auth_only: Result<SchemaLevel, Refusal>,
+    stops: bool,
+}
+
+impl Plan {
+    /// Looks only; blocks while the present database is read.
+    pub fn of(
+        section: &Section,
+        instance: &Instance,
+        snapshot: &Snapshot,
+        version: Option<&Version>,
+        now: SystemTime,
+    ) -> Result<Self, Failure> {
+        let manifest = snapshot.manifest.clone().ok_or_else(|| {
+            let detail =
+                format!("{} has no manifest: nothing says what it is; choose another one", snapshot.name());
+            Failure::new(Reason::Corrupt, detail)
+        })?;
+        let present = present(&instance.database(), &manifest.fingerprint);
+        let auth_only = match &present {
+            Ok((level, _)) => repair::applies(level, version),
+            Err(_) => Err(Refusal::VersionUnknown),
+        };
+        Ok(Self {
+            user: instance.name.clone(),
+            snapshot: snapshot.name(),
+            age: now.duration_since(manifest.taken_at).unwrap_or_default(),
+            taken: manifest,
+            verified: snapshot.is_verified(),
+            present,
+            version: version.cloned(),
+            auth_only,
+            stops: !section.stop_command.is_empty(),
+        })
+    }
+}
+
+fn present(database: &Path, taken: &Fingerprint) -> Result<(Level, Loss), Failure> {
+    let found = reader::ask(database, |connection| {
+        let level = Level::of(connection)?;
+        Ok(level.map(|level| newer(connection, taken.last_sequence).map(|loss| (level, loss))))
+    })?;
+    let none = || Failure::new(Reason::SchemaForeign, "the present database is none that t3 made");
+    found.ok_or_else(none)?.map_err(|error| reader::failure(database, &error))
+}
+
+fn newer(connection: &Connection, than: u64) -> rusqlite::Result<Loss> {
+    if !has_table(connection, "orchestration_events")? {
+        return Ok(Loss::default());
+    }
+    let sql = "SELECT count(*), count(*) FILTER (WHERE event_type = 'thread.message-sent'), min(occurred_at),
+                   max(occurred_at)
+               FROM orchestration_events WHERE sequence > ?1";
+    connection.query_row(sql, [i64::try_from(than).unwrap_or(i64::MAX)], |row| {
+        Ok(Loss { events: count(row, 0)?, messages: count(row, 1)?, first: row.get(2)?, last: row.get(3)? })
+    })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, snapshot, taken, .. } = self;
+        if let (Ok(wanted), Ok((level, _))) = (&self.auth_only, &self.present) {
+            writeln!(f, "First choice: t3-prober backup restore {user} --auth-only --yes")?;
+            writeln!(
+                f,
+                "  makes the authentication tables anew at level {wanted} (the database is at {}); loses no message,",
+                level.level
+            )?;
+            writeln!(f, "  everybody logs in anew, the instance goes on running")?;
+            writeln!(f)?;
+        }
+        let taken_at = humantime::format_rfc3339_seconds(taken.taken_at);
+        let age = humantime::format_duration(Duration::from_secs(self.age.as_secs()));
+        writeln!(f, "Restore {user} from {snapshot}")?;
+        writeln!(f, "  taken    {taken_at}, {age} ago, level {} ({})", taken.level.level, taken.level.name)?;
+        writeln!(
+            f,
+            "  holds    {} events, {} messages",
+            taken.fingerprint.events(),
+            taken.fingerprint.messages()
+        )?;
+        writeln!(
+            f,
+            "  proven   {}",
+            if self.verified { "verified" } else { "not yet; it is verified before anything else" }
+        )?;
+        match &self.present {
+            Ok((level, loss)) => {
+                writeln!(f, "  now      level {} ({})", level.level, level.name)?;
+                match (&loss.first, &loss.last) {
+                    (Some(first), Some(last)) => writeln!(
+                        f,
+                        "  lost     {} messages, {} events, from {first} to {last}; put aside with the present state",
+                        loss.messages, loss.events
+                    )?,
+                    _ => writeln!(f, "  lost     nothing: the snapshot holds every event")?,
+                }
+            }
+            Err(failure) => writeln!(f, "  lost     cannot be told: {}", failure.detail)?,
+        }
+        if let Some(version) = &self.version
+            && let Some(expected) = SchemaLevel::expected(version)
+            && expected != taken.level.level
+        {
+            let what = if expected > taken.level.level {
+                "migrates it forward to"
+            } else {
+                "cannot use it, it expects"
+            };
+            writeln!(f, "  note     the instance runs {version}, which {what} level {expected}")?;
+        }
+        let stop = if self.stops { "stop the instance" } else { "refuse unless the instance is stopped" };
+        writeln!(
+            f,
+            "Steps: verify, copy beside, {stop}, put the present state aside, place the copy, start, log in;"
+        )?;
+        writeln!(f, "whatever fails, the former state is put back")
+    }
+}

@@ -1,0 +1,151 @@
+//! Stopping and starting a user's instance with the configured commands, and knowing when it has stopped and started:
+//! t3 takes up to a minute to stop, and accepts connections before it answers them (CONTRACT §9).
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use procfs::process::Process;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Section;
+use crate::outcome::{Failure, Reason};
+use crate::t3::Instance;
+use crate::t3::http::{Client, Proof};
+use crate::t3::session;
+use crate::t3::state::server::Server;
+use crate::t3::state::stamp::beside;
+use crate::t3::trace::TraceContext;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A connection accepted while t3 starts is never answered (CONTRACT §9): each try is short and opens its own.
+const TRY: Duration = Duration::from_millis(250);
+
+pub struct Service<'a> {
+    pub section: &'a Section,
+    pub instance: &'a Instance,
+}
+
+impl Service<'_> {
+    /// Stops the instance and waits until nobody has the database open.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.section.stop_timeout;
+        if !self.section.stop_command.is_empty() {
+            self.run("stop", &self.section.stop_command, self.section.stop_timeout).await?;
+        }
+        loop {
+            let Some(sign) = self.sign_of_life().await else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let remedy = if self.section.stop_command.is_empty() {
+                    "; stop it, or set `[backup] stop_command` and `start_command`"
+                } else {
+                    ""
+                };
+                return Err(Failure::new(
+                    Reason::Timeout,
+                    format!("the instance has not stopped: {sign}{remedy}"),
+                ));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Starts the instance and waits until it answers.
+    pub async fn start(&self) -> Result<(), Failure> {
+        if self.section.start_command.is_empty() {
+            return Ok(());
+        }
+        self.run("start", &self.section.start_command, self.section.start_timeout).await?;
+        answers(self.instance, self.section.start_timeout).await
+    }
+
+    /// Whether something listens on the instance's port.
+    pub async fn is_up(&self) -> bool {
+        tokio::net::TcpStream::connect(("127.0.0.1", self.instance.port)).await.is_ok()
+    }
+
+    /// What shows that the instance is not stopped.
+    async fn sign_of_life(&self) -> Option<String> {
+        let port = self.instance.port;
+        if self.is_up().await {
+            return Some(format!("port {port} is still open"));
+        }
+        if let Server::Running { pid, .. } = Server::of(&self.instance.database()) {
+            return Some(format!("its process {pid} still runs"));
+        }
+        let instance = self.instance.clone();
+        let holders = tokio::task::spawn_blocking(move || holders(&instance)).await.unwrap_or_default();
+        holders.first().map(|pid| format!("process {pid} still has the database open"))
+    }
+
+    async fn run(&self, verb: &str, command: &[String], limit: Duration) -> Result<(), Failure> {
+        let shown = command.join(" ");
+        let failed = |what: String| {
+            Failure::new(Reason::CliFailed, format!("cannot {verb} the instance: `{shown}` {what}"))
+        };
+        let Some((program, args)) = command.split_first() else { return Ok(()) };
+        let args = args.iter().map(|arg| arg.replace("{user}", &self.instance.name));
+        let mut child = Command::new(program.replace("{user}", &self.instance.name));
+        // Its messages are for the operator; whatever it leaves running must not hold a pipe of ours.
+        child.args(args).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        match timeout(limit, child.status()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(failed(format!("ended with {status}"))),
+            Ok(Err(error)) => Err(failed(format!("could not be started: {error}"))),
+            Err(_) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
+        }
+    }
+}
+
+/// Waits until the instance answers the session call.
+pub async fn answers(instance: &Instance, limit: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    let trace = TraceContext::unsampled();
+    let mut client = Client::new(instance, &trace);
+    loop {
+        client.reconnect();
+        match session::read(&mut client, Proof::Nobody, TRY).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if Instant::now() >= deadline => {
+                let limit = humantime::format_duration(limit);
+                let detail =
+                    format!("the instance does not answer {limit} after its start: {}", failure.detail);
+                return Err(Failure::new(failure.reason, detail));
+            }
+            Err(_) => sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// Processes that have the database or its WAL open; of other users only root sees them.
+fn holders(instance: &Instance) -> Vec<i32> {
+    let database = instance.database();
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let files: HashSet<_> = [database.clone(), beside(&database, "-wal"), beside(&database, "-shm")]
+        .iter()
+        .filter_map(|path| std::fs::metadata(path).ok().map(identity))
+        .collect();
+    let holds = |process: &Process| {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{}/fd", process.pid)) else { return false };
+        open.flatten().any(|file| {
+            std::fs::metadata(file.path()).is_ok_and(|metadata| files.contains(&identity(metadata)))
+        })
+    };
+    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
+    processes.flatten().filter(holds).map(|process| process.pid).collect()
+}
+
+/// Whether we run below the instance's own process, as an agent of its user does: stopping it would stop us half-way.
+pub fn is_our_ancestor(instance: &Instance) -> bool {
+    let Server::Running { pid, .. } = Server::of(&instance.database()) else { return false };
+    let mut process = Process::myself().and_then(|process| process.stat()).ok();
+    while let Some(stat) = process {
+        if stat.pid == pid {
+            return true;
+        }
+        process = Process::new(stat.ppid).and_then(|parent| parent.stat()).ok().filter(|_| stat.ppid > 1);
+    }
+    false
+}

@@ -1,0 +1,256 @@
+//! The tree of snapshots: one directory per user, `<time>-level<level>-<version>.sqlite` with its manifest and its proof
+//! beside it. A name ending in `.tmp` never counts; a name without it is whole.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+
+use super::Section;
+use super::manifest::{Manifest, Proof};
+use crate::outcome::{Failure, Reason};
+
+const UNFINISHED: &str = ".tmp";
+
+/// One user's snapshots.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    dir: PathBuf,
+}
+
+/// One snapshot that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub file: PathBuf,
+    /// `None` where it is missing or cannot be understood: nothing is known of the content then.
+    pub manifest: Option<Manifest>,
+    pub proof: Proof,
+}
+
+/// Held while snapshots are made or removed; given up when dropped, or when the process dies.
+pub struct Turn(#[expect(dead_code, reason = "what is held is the lock")] Flock<File>);
+
+impl Snapshot {
+    /// The file's name without its ending: how a snapshot is called on the command line.
+    pub fn name(&self) -> String {
+        self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    pub fn taken_at(&self) -> Option<SystemTime> {
+        self.manifest.as_ref().map(|manifest| manifest.taken_at)
+    }
+
+    /// Whether the last verification found nothing.
+    pub fn is_verified(&self) -> bool {
+        self.proof.verified.as_ref().is_some_and(|verified| verified.flaw.is_none())
+    }
+
+    /// Remembers what was found out.
+    pub fn record(&mut self, change: impl FnOnce(&mut Proof)) -> Result<(), Failure> {
+        change(&mut self.proof);
+        let path = self.file.with_extension("proof.json");
+        write_beside(&path, &self.proof).map_err(|error| unwritable(&path, &error))
+    }
+
+    fn read(file: PathBuf) -> Self {
+        let manifest = fs::read(file.with_extension("json")).ok();
+        let proof = fs::read(file.with_extension("proof.json")).ok();
+        Self {
+            manifest: manifest.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+            proof: proof.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default(),
+            file,
+        }
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        // The data last: a snapshot without its manifest proves nothing, a manifest without data is swept up.
+        for path in
+            [self.file.with_extension("proof.json"), self.file.with_extension("json"), self.file.clone()]
+        {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// `user` is a checked name, so it is one path component.
+    pub fn new(section: &Section, user: &str) -> Self {
+        Self { dir: section.dir.join(user) }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Every snapshot that counts, oldest first; none where there is no directory yet.
+    pub fn list(&self) -> Result<Vec<Snapshot>, Failure> {
+        let mut files: Vec<_> = self
+            .files()?
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|ext| ext == "sqlite"))
+            .collect();
+        // The names begin with the time.
+        files.sort();
+        Ok(files.into_iter().map(Snapshot::read).collect())
+    }
+
+    /// The snapshot of that name.
+    pub fn find(&self, name: &str) -> Result<Option<Snapshot>, Failure> {
+        Ok(self.list()?.into_iter().find(|snapshot| snapshot.name() == name))
+    }
+
+    /// The newest snapshot whose last verification found nothing.
+    pub fn newest_verified(&self) -> Result<Option<Snapshot>, Failure> {
+        Ok(self.list()?.into_iter().rev().find(Snapshot::is_verified))
+    }
+
+    /// What a take that was killed left behind.
+    pub fn half_written(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.files()?.into_iter().filter(|path| is_unfinished(path)).collect())
+    }
+
+    /// Makes the directory, or makes sure that nobody else can write to it, and waits for nobody: two takes of one
+    /// user at once are a mistake.
+    pub fn prepare(&self) -> Result<Turn, Failure> {
+        let unusable = |error: io::Error| unwritable(&self.dir, &error);
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(unusable)?;
+        let metadata = fs::symlink_metadata(&self.dir).map_err(unusable)?;
+        let ours = metadata.uid() == nix::unistd::geteuid().as_raw();
+        if !metadata.is_dir() || !ours || metadata.mode() & 0o022 != 0 {
+            return Err(Failure::new(
+                Reason::WrongOwner,
+                format!(
+                    "{} belongs to uid {} with mode {:04o}: others could change the snapshots; give it to uid {} with mode 0700",
+                    self.dir.display(),
+                    metadata.uid(),
+                    metadata.mode() & 0o7777,
+                    nix::unistd::geteuid()
+                ),
+            ));
+        }
+        let lock = self.dir.join(".lock");
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock);
+        let file = file.map_err(|error| unwritable(&lock, &error))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Turn).map_err(|_| {
+            Failure::new(Reason::Locked, format!("another process is at work in {}", self.dir.display()))
+        })
+    }
+
+    /// Removes what killed takes left behind: unfinished files, and manifests without their data.
+    pub fn sweep(&self) -> Result<(), Failure> {
+        for path in self.files()? {
+            let stem = path
+                .file_name()
+                .and_then(|name| name.to_str()?.split_once(".proof.json"))
+                .map(|(stem, _)| stem);
+            let data = match stem {
+                Some(stem) => self.dir.join(format!("{stem}.sqlite")),
+                None => path.with_extension("sqlite"),
+            };
+            let is_orphan = path.extension().is_some_and(|extension| extension == "json") && !data.exists();
+            if is_orphan || is_unfinished(&path) {
+                // A drill that was killed leaves a directory.
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(|error| unwritable(&path, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that we may still write.
+    pub fn free(&self) -> Result<u64, Failure> {
+        let system =
+            nix::sys::statvfs::statvfs(&self.dir).map_err(|error| unwritable(&self.dir, &error.into()))?;
+        Ok(system.blocks_available() * system.fragment_size())
+    }
+
+    /// Where the copy is written to until it is whole.
+    pub fn new_file(&self, now: SystemTime) -> PathBuf {
+        self.dir.join(format!("{}{UNFINISHED}", compact(now)))
+    }
+
+    /// Gives a whole copy its name. The last rename is what makes it count.
+    pub fn publish(&self, unfinished: &Path, manifest: Manifest) -> Result<Snapshot, Failure> {
+        let version = manifest.version.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let name = format!("{}-level{}-{version}.sqlite", compact(manifest.taken_at), manifest.level.level);
+        let file = self.dir.join(name);
+        let json = file.with_extension("json");
+        write_beside(&json, &manifest).map_err(|error| unwritable(&json, &error))?;
+        let renamed = fs::rename(unfinished, &file).and_then(|()| File::open(&self.dir)?.sync_all());
+        renamed.map_err(|error| unwritable(&file, &error))?;
+        Ok(Snapshot { file, manifest: Some(manifest), proof: Proof::default() })
+    }
+
+    /// Removes what is beyond the count or the age.
+    pub fn prune(&self, keep: usize, keep_for: Duration, now: SystemTime) -> Result<(), Failure> {
+        for snapshot in expired(&self.list()?, keep, keep_for, now) {
+            snapshot.remove().map_err(|error| unwritable(&snapshot.file, &error))?;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unreadable(&self.dir, &error)),
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>();
+        paths.map_err(|error| unreadable(&self.dir, &error))
+    }
+}
+
+/// Which of these (oldest first) go: never the newest, and never the newest that is verified.
+fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemTime) -> Vec<&Snapshot> {
+    let newest_verified = snapshots.iter().rposition(Snapshot::is_verified);
+    let is_expired = |(index, snapshot): &(usize, &Snapshot)| {
+        let newer = snapshots.len() - 1 - index;
+        let too_old = snapshot
+            .taken_at()
+            .is_some_and(|taken| now.duration_since(taken).is_ok_and(|age| age > keep_for));
+        newer > 0 && Some(*index) != newest_verified && (newer >= keep || too_old)
+    };
+    snapshots.iter().enumerate().filter(is_expired).map(|(_, snapshot)| snapshot).collect()
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(UNFINISHED)
+}
+
+/// `20261122T060245.123Z`: sorts as the time does, and is a file name everywhere.
+pub fn compact(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string().replace(['-', ':'], "")
+}
+
+/// Written beside its place and renamed: a reader sees the old one or the new one.
+fn write_beside(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let mut beside = path.to_path_buf().into_os_string();
+    beside.push(UNFINISHED);
+    let beside = PathBuf::from(beside);
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&serde_json::to_vec_pretty(content)?)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Reason::Unreadable, format!("cannot read {}: {error}", path.display()))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let reason =
+        if error.kind() == io::ErrorKind::StorageFull { Reason::NoSpace } else { Reason::Unreadable };
+    Failure::new(reason, format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

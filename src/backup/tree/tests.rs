@@ -1,0 +1,60 @@
+//! What is listed and what is let go.
+
+use super::*;
+use crate::backup::manifest::Verified;
+use crate::outcome::Flaw;
+use crate::t3::schema::SchemaLevel;
+use crate::t3::state::Level;
+use crate::t3::state::fingerprint::Fingerprint;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A snapshot of so many days ago; `verified`: what the verification found.
+fn snapshot(now: SystemTime, days: u32, verified: Option<Option<Flaw>>) -> Snapshot {
+    let manifest = Manifest {
+        user: "ann".to_owned(),
+        taken_at: now - DAY * days,
+        took: Duration::ZERO,
+        version: None,
+        level: Level { level: SchemaLevel(30), name: String::new() },
+        fingerprint: Fingerprint::default(),
+        bytes: 0,
+        sha256: String::new(),
+        header: String::new(),
+    };
+    let verified = verified.map(|flaw| Verified { at: now, flaw, detail: None });
+    Snapshot {
+        file: format!("{days}.sqlite").into(),
+        manifest: Some(manifest),
+        proof: Proof { verified, drilled: None },
+    }
+}
+
+fn gone(snapshots: &[Snapshot], keep: usize, days: u32, now: SystemTime) -> Vec<String> {
+    expired(snapshots, keep, DAY * days, now).iter().map(|snapshot| snapshot.name()).collect()
+}
+
+#[test]
+fn what_is_beyond_the_count_or_the_age_goes() {
+    let now = SystemTime::now();
+    let all: Vec<_> = [40, 5, 3, 1, 0].map(|days| snapshot(now, days, Some(None))).into();
+    assert_eq!(gone(&all, 10, 30, now), ["40"]);
+    assert_eq!(gone(&all, 2, 30, now), ["40", "5", "3"]);
+    assert_eq!(gone(&all, 10, 2, now), ["40", "5", "3"]);
+}
+
+#[test]
+fn the_newest_verified_snapshot_stays_however_old_it_is() {
+    let now = SystemTime::now();
+    let good = Some(None);
+    let bad = Some(Some(Flaw::Page));
+    let all = [
+        snapshot(now, 90, good),
+        snapshot(now, 80, good),
+        snapshot(now, 70, bad),
+        snapshot(now, 60, None),
+        snapshot(now, 50, bad),
+    ];
+    assert_eq!(gone(&all, 1, 30, now), ["90", "70", "60"]);
+    assert_eq!(gone(&all[2..], 1, 30, now), ["70", "60"], "and the newest of all stays");
+}

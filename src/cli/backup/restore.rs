@@ -1,0 +1,177 @@
+//! `backup restore`: the full restore, and `--auth-only`, the repair that loses nothing.
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context;
+
+use super::super::exit;
+use super::{Whom, running_version, take_and_prove};
+use crate::backup::repair;
+use crate::backup::restore::{Plan, Restore};
+use crate::backup::{Snapshot, Tree};
+use crate::config::Config;
+use crate::outcome::{Ended, Failure, Outcome, Reason, Run, Trigger};
+use crate::probe::handshake::Leftovers;
+use crate::probe::instance_of;
+use crate::probe::prober::{Known, Shared};
+use crate::probe::pulse::Memory;
+use crate::t3::Instance;
+use crate::t3::access::Access;
+use crate::t3::state;
+use crate::t3::version::Version;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Whose
+    user: String,
+    /// Which snapshot, by its name in `backup list` [default: the newest that is verified]
+    #[arg(long, value_name = "NAME", conflicts_with = "auth_only")]
+    from: Option<String>,
+    /// Make only the authentication tables anew, where that is enough: no history is lost, the instance goes on
+    #[arg(long)]
+    auth_only: bool,
+    /// The version that the instance runs, where it cannot be asked
+    #[arg(long = "for", value_name = "VERSION")]
+    version: Option<Version>,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let target = Whom { users: vec![args.user.clone()] }.targets(config)?.remove(0);
+    if let Some(finding) = target.withheld {
+        anyhow::bail!(
+            "the inventory contradicts itself about {} ({finding}); see `t3-prober check`",
+            args.user
+        );
+    }
+    let instance = instance_of(&target);
+    let running = running_version(&instance).await;
+    let version = running.or_else(|| args.version.clone());
+    if args.auth_only {
+        repair(&args, config, &instance, version).await
+    } else {
+        full(&args, config, &instance, version).await
+    }
+}
+
+async fn repair(
+    args: &Args,
+    config: &Config,
+    instance: &Instance,
+    version: Option<Version>,
+) -> anyhow::Result<ExitCode> {
+    let database = instance.database();
+    let found = state::level(&database).await?;
+    let wanted = repair::applies(&found, version.as_ref())?;
+    let (name, version) = (&instance.name, version.context(repair::Refusal::VersionUnknown)?);
+    println!(
+        "{name}: the database is at level {} ({}), t3 {version} needs {wanted}",
+        found.level, found.name
+    );
+    println!(
+        "{name}: the authentication tables are made anew at level {wanted}; everybody logs in anew, no history is lost"
+    );
+    if !args.yes {
+        return Ok(dry());
+    }
+    let snapshot =
+        take_and_prove(config, instance, Some(version.clone())).await.context("nothing was changed")?;
+    println!("{name}: the state before is kept as {}", snapshot.name());
+    let repaired = tokio::task::spawn_blocking(move || repair::rebuild(&database, &version)).await?;
+    repaired.context("nothing was changed")?;
+    match log_in(config, instance).await {
+        Ok(how) => {
+            println!("{name}: repaired; {how}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            println!("{name}: repaired, but nobody can log in: {}", failure.detail);
+            Ok(ExitCode::from(exit::FAILED))
+        }
+    }
+}
+
+async fn full(
+    args: &Args,
+    config: &Config,
+    instance: &Instance,
+    version: Option<Version>,
+) -> anyhow::Result<ExitCode> {
+    let tree = Tree::new(&config.backup, &instance.name);
+    let snapshot = match &args.from {
+        Some(name) => {
+            tree.find(name)?.with_context(|| format!("no snapshot '{name}'; see `t3-prober backup list`"))?
+        }
+        None => newest(&tree)?,
+    };
+    let now = SystemTime::now();
+    print!("{}", Plan::of(&config.backup, instance, &snapshot, version.as_ref(), now)?);
+    if !args.yes {
+        return Ok(dry());
+    }
+    let restore = Restore { section: &config.backup, instance, snapshot: &snapshot, version, now };
+    let mut how = String::new();
+    let restored = restore
+        .run(async |instance| {
+            how = log_in(config, instance).await?;
+            Ok(())
+        })
+        .await;
+    match restored {
+        Ok(restored) => {
+            println!("{}: restored; {how}", instance.name);
+            if let Some(aside) = restored.aside {
+                println!("{}: the former state lies in {}", instance.name, aside.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failed) => {
+            println!("{}: not restored: {failed}", instance.name);
+            Ok(ExitCode::from(exit::FAILED))
+        }
+    }
+}
+
+fn newest(tree: &Tree) -> anyhow::Result<Snapshot> {
+    match tree.newest_verified()? {
+        Some(snapshot) => Ok(snapshot),
+        None => tree.list()?.pop().context("there is no snapshot"),
+    }
+}
+
+fn dry() -> ExitCode {
+    println!("dry run: nothing was done; add --yes to do it");
+    ExitCode::SUCCESS
+}
+
+/// Proves that somebody can log in, and says how that was proven.
+async fn log_in(config: &Config, instance: &Instance) -> Result<String, Failure> {
+    let access = config.helper.access(&config.t3, &config.state_dir);
+    // Running t3's command on a user's data as another account would leave files that break its owner.
+    let as_owner = matches!(access, Access::Helper(_)) || instance.uid == nix::unistd::geteuid().as_raw();
+    let shared = Shared::new(config.probe.clone(), config.t3.clone(), access);
+    let pulse = Box::pin(shared.pulse(instance, &mut Memory::default(), Trigger::Demand)).await;
+    decided(&pulse)?;
+    if as_owner {
+        let known = Known { withheld: None, pulsed: Some(pulse.outcome()) };
+        let mut leftovers = Leftovers::default();
+        let run = Box::pin(shared.handshake(instance, known, &mut leftovers, Trigger::Demand)).await;
+        if run.outcome().ended() != Ended::Skipped {
+            return decided(&run).map(|()| "somebody logged in".to_owned());
+        }
+    }
+    Ok("the login endpoint works; no login was tried, as no t3 command may run".to_owned())
+}
+
+fn decided(run: &Run) -> Result<(), Failure> {
+    let Some(step) = run.decided_by() else { return Ok(()) };
+    let reason = match step.outcome {
+        Outcome::Failed(reason) => reason,
+        Outcome::Ok | Outcome::Skipped(_) => Reason::NotAuthenticated,
+    };
+    let detail = step.detail.as_deref().unwrap_or_default();
+    Err(Failure::new(reason, format!("{} of {} is {}: {detail}", step.step, run.kind, step.outcome)))
+}

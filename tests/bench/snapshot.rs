@@ -1,0 +1,134 @@
+//! A snapshot of 200 MB under a steady writer: its time beside the `sqlite3` shell's `VACUUM INTO`, and what the writer
+//! feels of it. Goals: at most 1.1 times the shell's time, at most 1.5 times the writer's own p99.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio_rusqlite::rusqlite::Connection;
+
+#[path = "../support/writer.rs"]
+mod writer;
+
+use writer::Writer;
+
+const MEGABYTES: u32 = 200;
+const ROUNDS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(2);
+
+pub fn run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let database = dir.path().join("home/ann/.t3/userdata/state.sqlite");
+    std::fs::create_dir_all(database.parent().expect("a parent")).expect("a directory");
+    fill(&database);
+    configure(dir.path());
+
+    let writer = Writer::start(&database, PAUSE);
+    std::thread::park_timeout(Duration::from_secs(10));
+    let alone = p99(writer);
+
+    let (mut ours, mut whole, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let writer = Writer::start(&database, PAUSE);
+    for _ in 0..ROUNDS {
+        let clock = Instant::now();
+        take(dir.path());
+        whole.push(clock.elapsed().as_secs_f64());
+        ours.push(copied(dir.path()));
+    }
+    let during = p99(writer);
+    let writer = Writer::start(&database, PAUSE);
+    for round in 0..ROUNDS {
+        theirs.push(vacuum(&database, &dir.path().join(format!("{round}.sqlite"))));
+    }
+    let during_theirs = p99(writer);
+
+    let (ours, whole, theirs) = (median(ours), median(whole), median(theirs));
+    println!("snapshot of {MEGABYTES} MB under a writer ({ROUNDS} rounds, medians)");
+    println!("  copied and on disk     {ours:>7.3} s   with verification {whole:.3} s");
+    println!("  sqlite3 VACUUM INTO    {theirs:>7.3} s   ours / theirs {:.2} (goal 1.1)", ours / theirs);
+    println!("  writer p99 alone       {alone:>7.2} ms");
+    println!("  writer p99 during ours {during:>7.2} ms  {:.2} times (goal 1.5)", during / alone);
+    println!("  writer p99 during VACUUM INTO {during_theirs:.2} ms, {:.2} times", during_theirs / alone);
+}
+
+/// The tables that the writer and a snapshot need, at level 30, and as many messages as make up the size.
+fn fill(database: &Path) {
+    let connection = Connection::open(database).expect("the database");
+    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).expect("WAL");
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE effect_sql_migrations (migration_id INTEGER PRIMARY KEY, name TEXT);
+             INSERT INTO effect_sql_migrations VALUES (30, 'ProjectionThreadShellArchiveIndexes');
+             CREATE TABLE orchestration_events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT UNIQUE,
+                 aggregate_kind TEXT, stream_id TEXT, stream_version INTEGER, event_type TEXT, occurred_at TEXT,
+                 actor_kind TEXT, payload_json TEXT, metadata_json TEXT);
+             CREATE TABLE projection_thread_messages (message_id TEXT PRIMARY KEY, thread_id TEXT, role TEXT, text TEXT,
+                 is_streaming INTEGER, created_at TEXT, updated_at TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {0} * 250)
+             INSERT INTO projection_thread_messages
+             SELECT 'old-' || i, 'old', 'user', hex(randomblob(1900)), 0, '', '' FROM n",
+            MEGABYTES
+        ))
+        .expect("rows");
+    connection.close().expect("a clean close");
+}
+
+fn configure(dir: &Path) {
+    let shown = dir.display();
+    let config = format!(
+        "state_dir = \"{shown}/state\"\n\
+         [inventory]\ndispatch_table = \"{shown}/dispatch.json\"\nbase_dir = \"{shown}/home/{{user}}/.t3\"\naccounts = false\n\
+         [backup]\ndir = \"{shown}/backups\"\nkeep = 2\n"
+    );
+    std::fs::write(dir.join("config.toml"), config).expect("config.toml");
+    let table = r#"{"ann@example.com":{"os_user":"ann","port":1}}"#;
+    std::fs::write(dir.join("dispatch.json"), table).expect("dispatch.json");
+}
+
+fn take(dir: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_t3-prober"));
+    command.arg("--config").arg(dir.join("config.toml")).args(["backup", "take", "ann"]);
+    assert!(command.stdout(Stdio::null()).status().expect("the program").success());
+}
+
+/// How long the newest copy took until it was on disk, by its manifest.
+fn copied(dir: &Path) -> f64 {
+    let tree =
+        std::fs::read_dir(dir.join("backups/ann")).expect("the tree").flatten().map(|entry| entry.path());
+    let is_manifest = |path: &std::path::PathBuf| {
+        let name = path.to_string_lossy();
+        name.ends_with(".json") && !name.ends_with(".proof.json")
+    };
+    let newest = tree.filter(is_manifest).max().expect("a manifest");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(newest).expect("a manifest")).expect("json");
+    manifest["took_seconds"].as_f64().expect("a duration")
+}
+
+fn vacuum(database: &Path, into: &Path) -> f64 {
+    let clock = Instant::now();
+    let status = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
+        .arg(database)
+        .arg(format!("VACUUM INTO '{}'", into.display()))
+        .status()
+        .expect("the sqlite3 shell");
+    assert!(status.success());
+    // On disk, as ours is.
+    std::fs::File::open(into).and_then(|file| file.sync_all()).expect("on disk");
+    let took = clock.elapsed().as_secs_f64();
+    std::fs::remove_file(into).expect("gone");
+    took
+}
+
+/// In milliseconds.
+fn p99(writer: Writer) -> f64 {
+    let mut latencies = writer.finish().expect("no write is refused");
+    latencies.sort();
+    latencies[latencies.len() * 99 / 100].as_secs_f64() * 1000.0
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
