@@ -65,7 +65,7 @@ metrics! {
 
 impl Prober {
     pub(super) fn start(&self, build: Build) {
-        self.build.state(BuildFacts { version: build.version, revision: build.revision });
+        self.build.state(vec![BuildFacts { version: build.version, revision: build.revision }]);
     }
 
     pub(super) fn learn(&self, user: &str, facts: &Facts) {

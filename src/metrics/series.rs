@@ -7,7 +7,7 @@ mod reading;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -50,10 +50,10 @@ pub struct ByLabels<L, M> {
     series: Arc<RwLock<BTreeMap<L, M>>>,
 }
 
-/// Facts that hold for the life of the program, as labels of a series that is always 1.
+/// Facts as labels of series that are always 1.
 #[derive(Clone, Debug)]
 pub struct Info<L> {
-    facts: Arc<OnceLock<L>>,
+    facts: Arc<RwLock<Vec<L>>>,
 }
 
 impl<L: LabelSet, M: Value> ByLabels<L, M> {
@@ -79,9 +79,9 @@ impl<L: LabelSet, M: Value> ByLabels<L, M> {
 }
 
 impl<L: LabelSet> Info<L> {
-    /// States the facts; what was stated first stays.
-    pub fn state(&self, facts: L) {
-        self.facts.get_or_init(|| facts);
+    /// States the facts that hold now, each a series; what was stated before is forgotten.
+    pub fn state(&self, facts: Vec<L>) {
+        *write(&self.facts) = facts;
     }
 }
 
@@ -113,7 +113,7 @@ impl<L: LabelSet, M: Value> EncodeMetric for ByLabels<L, M> {
 
 impl<L: LabelSet> EncodeMetric for Info<L> {
     fn encode(&self, mut encoder: MetricEncoder) -> std::fmt::Result {
-        self.facts.get().map_or(Ok(()), |facts| encoder.encode_info(facts))
+        read(&self.facts).iter().try_for_each(|facts| encoder.encode_info(facts))
     }
 
     fn metric_type(&self) -> MetricType {
@@ -121,7 +121,7 @@ impl<L: LabelSet> EncodeMetric for Info<L> {
     }
 
     fn is_empty(&self) -> bool {
-        self.facts.get().is_none()
+        read(&self.facts).is_empty()
     }
 }
 

@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::book::metrics;
 use super::labels::{NoLabels, labels};
-use super::series::{ByLabels, ByUser};
+use super::series::{ByLabels, ByUser, Info};
 use crate::outcome::Place;
 
 labels! {
@@ -28,7 +28,7 @@ labels! {
 metrics! {
     pub struct Version {
         /// What each place names; a place that names nothing is absent
-        info: ByLabels<OfPlaceAndVersion, Gauge> = "t3_version_info",
+        info: Info<OfPlaceAndVersion> = "t3_version_info",
         /// Whether the place names another version than the installed one (1)
         drift: ByLabels<OfPlace, Gauge> = "t3_version_drift",
         /// Whether the user's instance runs another version than the installed one (1)
@@ -40,16 +40,11 @@ impl Version {
     /// States what each place names, and whether it differs from the installed version; what was stated before and is
     /// not named any more vanishes.
     pub fn state(&self, known: &[(Place, String)], drifts: &[(Place, bool)]) {
-        self.info.retain(|series| {
-            known.iter().any(|(place, version)| *place == series.place && **version == *series.version)
-        });
+        let info = known
+            .iter()
+            .map(|(place, version)| OfPlaceAndVersion { place: *place, version: version.as_str().into() });
+        self.info.state(info.collect());
         self.drift.retain(|series| drifts.iter().any(|(place, _)| *place == series.place));
-        for (place, version) in known {
-            let labels = OfPlaceAndVersion { place: *place, version: version.as_str().into() };
-            self.info.with(labels, |gauge| {
-                gauge.set(1);
-            });
-        }
         for (place, differs) in drifts {
             self.drift.with(OfPlace { place: *place }, |gauge| {
                 gauge.set(i64::from(*differs));

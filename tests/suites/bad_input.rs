@@ -89,8 +89,6 @@ fn whatever_one_instance_does_the_others_are_probed_on() {
         serving.until_metric(&named, |failures| failures >= 1.0);
         for (user, pulses) in others {
             serving.until_runs(user, "pulse", "ok", pulses + 1.0);
-            let failed = format!("t3_probe_runs_total{{user=\"{user}\",kind=\"pulse\",outcome=\"failed\"}}");
-            assert_eq!(serving.metric(&failed), Some(0.0), "{user} while ann's {fault} was on");
         }
         world.mend("ann", fault);
         serving.until_ok("ann", "pulse", true);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::tools;
 use crate::support::world::{Answer, Serving, World, replace, wait_for};
 
-const QUICK: &str = "[probe]\npulse_interval = \"1s\"\npulse_timeout = \"800ms\"\n";
+const QUICK: &str = "[probe]\npulse_interval = \"2s\"\npulse_timeout = \"1600ms\"\n";
 const TOKEN: &str = "a-token-that-nobody-guesses";
 /// What needs a right: it starts or changes something, or is free text.
 const GUARDED: &[(&str, &str)] = &[

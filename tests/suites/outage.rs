@@ -10,7 +10,7 @@ use crate::support::world::{World, http, replace, wait_for};
 
 /// Pulses come quickly, and logins as often as they do on a bad day.
 const QUICK: &str =
-    "[probe]\npulse_interval = \"1s\"\npulse_timeout = \"800ms\"\nhandshake_interval = \"10s\"\n";
+    "[probe]\npulse_interval = \"2s\"\npulse_timeout = \"1600ms\"\nhandshake_interval = \"10s\"\n";
 
 #[test]
 fn the_outage_is_named_on_every_surface_and_ends_with_the_roll_forward() {
