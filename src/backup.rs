@@ -19,13 +19,11 @@ pub mod repair;
 pub mod restore;
 mod service;
 mod snapshot;
-mod standing;
 mod tree;
 mod verify;
 
 pub use drill::drill;
 pub use manifest::{Drilled, Manifest, Verified};
-pub use standing::Standing;
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
 
@@ -105,44 +103,6 @@ impl Section {
         }
         complaints
     }
-}
-
-/// What is due next for one user's snapshots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    Take,
-    Verify,
-    Drill,
-}
-
-/// After a failure the same thing is tried again this soon.
-const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(600);
-
-/// What is due at `now`; `failed` is when the last attempt at anything for this user failed.
-pub fn due(
-    section: &Section,
-    snapshots: &[Snapshot],
-    failed: Option<SystemTime>,
-    now: SystemTime,
-) -> Option<Due> {
-    let passed =
-        |since: SystemTime, interval: Duration| now.duration_since(since).is_ok_and(|age| age >= interval);
-    if failed.is_some_and(|failed| !passed(failed, RETRY_AFTER_FAILURE)) {
-        return None;
-    }
-    let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
-    let taken = newest.and_then(Snapshot::taken_at);
-    if !section.interval.is_zero() && taken.is_none_or(|taken| passed(taken, section.interval)) {
-        return Some(Due::Take);
-    }
-    let newest = newest?;
-    if newest.proof.verified.is_none() {
-        return Some(Due::Verify);
-    }
-    let drilled =
-        snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref()).map(|drill| drill.at).max();
-    let drill_due = drilled.is_none_or(|drilled| passed(drilled, section.drill_interval));
-    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(Due::Drill)
 }
 
 /// Takes a snapshot of a database, as somebody who may read it and write the tree; blocks until it is on disk.

@@ -258,7 +258,6 @@ fn touching_a_file_refreshes_nothing() {
     let listed = place.tree().list().expect("a list");
     let age = SystemTime::now().duration_since(listed[0].taken_at().expect("a time")).expect("the past");
     assert!(age >= Duration::from_secs(24 * 3600 - 1));
-    assert_eq!(due(&place.section, &listed, None, SystemTime::now()), Some(Due::Take));
 }
 
 #[test]
@@ -318,55 +317,6 @@ fn a_copy_that_takes_too_long_is_given_up_and_leaves_nothing() {
     place.section.take_timeout = Duration::ZERO;
     assert_eq!(place.take().expect_err("given up").reason, Reason::Timeout);
     assert_eq!(place.tree().half_written().expect("a list"), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
-    let Some(place) = Place::new() else { return };
-    let section = &place.section;
-    let now = SystemTime::now();
-    let listed = || place.tree().list().expect("a list");
-    assert_eq!(due(section, &listed(), None, now), Some(Due::Take));
-    assert_eq!(due(section, &listed(), Some(now), now), None, "a failure is not repeated at once");
-    assert_eq!(due(section, &listed(), Some(now), now + RETRY_AFTER_FAILURE), Some(Due::Take));
-    let mut snapshot = place.take().expect("a snapshot");
-    assert_eq!(due(section, &listed(), None, now), Some(Due::Verify));
-    prove(&mut snapshot, now).expect("a record").expect("whole");
-    assert_eq!(due(section, &listed(), None, now), Some(Due::Drill));
-    let drilled = Drilled {
-        at: now,
-        version: Some(VERSION),
-        restore: Duration::from_secs(2),
-        overhead: Duration::ZERO,
-        rpo: Duration::ZERO,
-        boxed: false,
-        failure: None,
-    };
-    snapshot.record(|proof| proof.drilled = Some(drilled)).expect("a record");
-    assert_eq!(due(section, &listed(), None, now), None);
-    assert_eq!(
-        due(section, &listed(), None, now + section.interval + Duration::from_secs(1)),
-        Some(Due::Take)
-    );
-    let only_on_demand =
-        Section { interval: Duration::ZERO, drill_interval: Duration::ZERO, ..section.clone() };
-    assert_eq!(due(&only_on_demand, &listed(), None, now + 2 * section.keep_for), None);
-}
-
-#[test]
-fn where_a_user_stands_is_told_by_the_newest_and_by_the_newest_proven_snapshot() {
-    let Some(place) = Place::new() else { return };
-    assert_eq!(Standing::of(&[]), Standing::default());
-    let mut first = place.take().expect("a snapshot");
-    prove(&mut first, SystemTime::now()).expect("a record").expect("whole");
-    let mut second = place.take().expect("another snapshot");
-    fs::write(&second.file, "").expect("damage");
-    let found = prove(&mut second, SystemTime::now()).expect("a record").expect_err("empty");
-    let standing = Standing::of(&place.tree().list().expect("a list"));
-    assert_eq!((standing.taken_at, standing.level), (second.taken_at(), Some(30)));
-    assert_eq!((standing.flaw, standing.proven_taken_at), (Some(found.flaw), first.taken_at()));
-    assert_eq!(standing.opened_by, [Version::new(0, 0, 23), VERSION]);
-    assert_eq!((standing.drilled_at, standing.restore, standing.rpo), (None, None, None));
 }
 
 /// A file system of half a megabyte; `None` where tests that need root are left out by name.

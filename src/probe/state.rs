@@ -51,14 +51,6 @@ struct History {
     shrank: Option<Instant>,
 }
 
-impl Memory {
-    /// Begins with history that is known from elsewhere, such as the newest snapshot: a loss that happened while
-    /// nobody looked is seen too.
-    pub fn knowing(history: Fingerprint) -> Self {
-        Self { history: History { seen: Some(history), shrank: None }, ..Self::default() }
-    }
-}
-
 /// Looks at the database of one instance: ourselves, or by the helper as its owner.
 pub async fn run(
     instance: &Instance,

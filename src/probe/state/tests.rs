@@ -111,16 +111,6 @@ fn a_loss_is_news_for_an_hour_and_then_what_is_left_counts() {
     );
 }
 
-#[tokio::test]
-async fn a_loss_that_nobody_watched_shows_against_what_a_snapshot_knows() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let Some(database) = fixtures::copy("0.0.24", dir.path()) else { return };
-    let known = state::read(&database, SystemTime::now()).await.expect("a state").fingerprint;
-    change(&database, "DELETE FROM orchestration_events WHERE sequence > 100");
-    let run = look(&instance(dir.path().to_path_buf()), &mut Memory::knowing(known)).await;
-    assert_eq!(run.outcome(), Outcome::Failed(Reason::HistoryShrank));
-}
-
 #[test]
 fn a_level_that_the_running_version_may_know_better_is_no_failure() {
     let level = |level, name: &str| Level { level: SchemaLevel(level), name: name.to_owned() };
