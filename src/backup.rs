@@ -105,6 +105,33 @@ impl Section {
     }
 }
 
+/// What is due next for one user's snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Take,
+    Verify,
+    Drill,
+}
+
+/// What is due at `now` for the user of these snapshots, oldest first.
+pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option<Due> {
+    let passed =
+        |since: SystemTime, interval: Duration| now.duration_since(since).is_ok_and(|age| age >= interval);
+    let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
+    let taken = newest.and_then(Snapshot::taken_at);
+    if !section.interval.is_zero() && taken.is_none_or(|taken| passed(taken, section.interval)) {
+        return Some(Due::Take);
+    }
+    let newest = newest?;
+    if newest.proof.verified.is_none() {
+        return Some(Due::Verify);
+    }
+    let drilled =
+        snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref()).map(|drill| drill.at).max();
+    let drill_due = drilled.is_none_or(|drilled| passed(drilled, section.drill_interval));
+    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(Due::Drill)
+}
+
 /// Takes a snapshot of a database, as somebody who may read it and write the tree; blocks until it is on disk.
 ///
 /// Killed at any moment it leaves nothing that counts: the next take sweeps up and begins again.

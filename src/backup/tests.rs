@@ -258,6 +258,7 @@ fn touching_a_file_refreshes_nothing() {
     let listed = place.tree().list().expect("a list");
     let age = SystemTime::now().duration_since(listed[0].taken_at().expect("a time")).expect("the past");
     assert!(age >= Duration::from_secs(24 * 3600 - 1));
+    assert_eq!(due(&place.section, &listed, SystemTime::now()), Some(Due::Take));
 }
 
 #[test]
@@ -317,6 +318,34 @@ fn a_copy_that_takes_too_long_is_given_up_and_leaves_nothing() {
     place.section.take_timeout = Duration::ZERO;
     assert_eq!(place.take().expect_err("given up").reason, Reason::Timeout);
     assert_eq!(place.tree().half_written().expect("a list"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
+    let Some(place) = Place::new() else { return };
+    let section = &place.section;
+    let now = SystemTime::now();
+    let listed = || place.tree().list().expect("a list");
+    assert_eq!(due(section, &listed(), now), Some(Due::Take));
+    let mut snapshot = place.take().expect("a snapshot");
+    assert_eq!(due(section, &listed(), now), Some(Due::Verify));
+    prove(&mut snapshot, now).expect("a record").expect("whole");
+    assert_eq!(due(section, &listed(), now), Some(Due::Drill));
+    let drilled = Drilled {
+        at: now,
+        version: Some(VERSION),
+        restore: Duration::from_secs(2),
+        overhead: Duration::ZERO,
+        rpo: Duration::ZERO,
+        boxed: false,
+        failure: None,
+    };
+    snapshot.record(|proof| proof.drilled = Some(drilled)).expect("a record");
+    assert_eq!(due(section, &listed(), now), None);
+    assert_eq!(due(section, &listed(), now + section.interval + Duration::from_secs(1)), Some(Due::Take));
+    let only_on_demand =
+        Section { interval: Duration::ZERO, drill_interval: Duration::ZERO, ..section.clone() };
+    assert_eq!(due(&only_on_demand, &listed(), now + 2 * section.keep_for), None);
 }
 
 /// A file system of half a megabyte; `None` where tests that need root are left out by name.

@@ -1,4 +1,4 @@
-//! `backup take|list|verify|drill|restore`: snapshots of users' state, and proof that they restore.
+//! `backup take|list|verify|drill|due|restore`: snapshots of users' state, and proof that they restore.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::exit;
-use crate::backup::{self, Defect, Drilled, Snapshot, Tree};
+use crate::backup::{self, Defect, Drilled, Due, Snapshot, Tree};
 use crate::config::Config;
 use crate::inventory::{self, Target};
 use crate::outcome::{Failure, Flaw};
@@ -45,6 +45,8 @@ pub enum Command {
     },
     /// Restore the newest snapshot to a copy, log in to it and load the history
     Drill(Whom),
+    /// Take, verify and drill whatever is due; for a timer
+    Due(Whom),
     /// Put a snapshot back, or repair the login alone; without --yes only say what would happen
     Restore(restore::Args),
 }
@@ -61,6 +63,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<ExitCode> 
         Command::List { whom, json } => list(&whom, config, json),
         Command::Verify { whom, all } => verify(&whom, config, all),
         Command::Drill(whom) => drill(&whom, config).await,
+        Command::Due(whom) => due(&whom, config).await,
         Command::Restore(args) => Box::pin(restore::run(args, config)).await,
     }
 }
@@ -85,11 +88,44 @@ impl Whom {
 async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
-        let instance = instance_of(&target);
-        let version = running_version(&instance).await;
-        match take_and_prove(config, &instance, version).await {
-            Ok(snapshot) => answers.good(&target, &told(&snapshot)),
-            Err(failure) => answers.bad(&target, &failure.detail),
+        take_one(&target, config, &mut answers).await;
+    }
+    Ok(answers.exit())
+}
+
+async fn take_one(target: &Target, config: &Config, answers: &mut Answers) -> bool {
+    let instance = instance_of(target);
+    let version = running_version(&instance).await;
+    let taken = take_and_prove(config, &instance, version).await;
+    match &taken {
+        Ok(snapshot) => answers.good(target, &told(snapshot)),
+        Err(failure) => answers.bad(target, &failure.detail),
+    }
+    taken.is_ok()
+}
+
+/// Whatever is due for each user. After a take comes its verification, and after that its drill.
+async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
+    let mut answers = Answers::default();
+    for target in whom.targets(config)? {
+        let tree = Tree::new(&config.backup, target.user.as_str());
+        for _ in 0..3 {
+            let mut snapshots = tree.list()?;
+            let went_well = match backup::due(&config.backup, &snapshots, SystemTime::now()) {
+                None => false,
+                Some(Due::Take) => take_one(&target, config, &mut answers).await,
+                Some(Due::Verify) => match snapshots.last_mut() {
+                    Some(newest) => prove_one(&target, newest, &mut answers)?,
+                    None => false,
+                },
+                Some(Due::Drill) => match snapshots.last_mut() {
+                    Some(newest) => drill_one(&target, config, newest, &mut answers).await?,
+                    None => false,
+                },
+            };
+            if !went_well {
+                break;
+            }
         }
     }
     Ok(answers.exit())
@@ -155,10 +191,7 @@ fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitCode> {
             answers.nothing(&target, "there is no snapshot");
         }
         for mut snapshot in snapshots {
-            match backup::prove(&mut snapshot, SystemTime::now())? {
-                Ok(()) => answers.good(&target, &told(&snapshot)),
-                Err(defect) => answers.bad(&target, &defect.as_failure(&snapshot.name()).detail),
-            }
+            prove_one(&target, &mut snapshot, &mut answers)?;
         }
     }
     Ok(answers.exit())
@@ -172,26 +205,37 @@ async fn drill(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
             answers.nothing(&target, "there is no snapshot");
             continue;
         };
-        let owner = instance_of(&target).uid;
-        let drilled =
-            backup::drill(&config.backup, &config.t3, owner, &mut snapshot, SystemTime::now()).await?;
-        match &drilled.failure {
-            None => answers.good(&target, &format!("{}: {}", snapshot.name(), measured(&drilled))),
-            Some(failure) => {
-                answers.bad(
-                    &target,
-                    &format!(
-                        "{}: {}: {} [{}]",
-                        snapshot.name(),
-                        failure.step,
-                        failure.detail,
-                        failure.reason
-                    ),
-                );
-            }
-        }
+        drill_one(&target, config, &mut snapshot, &mut answers).await?;
     }
     Ok(answers.exit())
+}
+
+fn prove_one(target: &Target, snapshot: &mut Snapshot, answers: &mut Answers) -> anyhow::Result<bool> {
+    let proven = backup::prove(snapshot, SystemTime::now())?;
+    match &proven {
+        Ok(()) => answers.good(target, &told(snapshot)),
+        Err(defect) => answers.bad(target, &defect.as_failure(&snapshot.name()).detail),
+    }
+    Ok(proven.is_ok())
+}
+
+async fn drill_one(
+    target: &Target,
+    config: &Config,
+    snapshot: &mut Snapshot,
+    answers: &mut Answers,
+) -> anyhow::Result<bool> {
+    let owner = instance_of(target).uid;
+    let drilled = backup::drill(&config.backup, &config.t3, owner, snapshot, SystemTime::now()).await?;
+    let name = snapshot.name();
+    match &drilled.failure {
+        None => answers.good(target, &format!("{name}: {}", measured(&drilled))),
+        Some(failure) => {
+            let (step, detail, reason) = (failure.step, &failure.detail, failure.reason);
+            answers.bad(target, &format!("{name}: {step}: {detail} [{reason}]"));
+        }
+    }
+    Ok(drilled.failure.is_none())
 }
 
 /// The version that answers on the instance's port; `None` where none does.

@@ -139,6 +139,14 @@ fn a_snapshot_is_taken_verified_and_drilled() {
 }
 
 #[test]
+fn what_is_due_is_done_once() {
+    let Some(world) = world(&["ann"]) else { return };
+    let said = ok(&world, &["backup", "due"]);
+    assert!(said.contains("verified") && said.contains("with t3 0.0.24 (not boxed)"), "{said}");
+    assert_eq!(ok(&world, &["backup", "due"]), "", "nothing is due a moment later");
+}
+
+#[test]
 fn a_drill_of_a_history_that_does_not_load_fails_and_says_where() {
     let Some(world) = world(&["ann"]) else { return };
     ok(&world, &["backup", "take", "ann"]);
