@@ -80,8 +80,9 @@ impl Shared {
         let _turn = self.pulses.acquire().await;
         let context =
             pulse::Context { section: &self.section, t3: &self.t3, access: &self.access, ages: &self.ages };
-        survive(Kind::Pulse, Step::Reach, trigger, instance, pulse::run(instance, memory, &context, trigger))
-            .await
+        // Boxed: it is large, and between two pulses every user's task would hold as much.
+        let work = Box::pin(pulse::run(instance, memory, &context, trigger));
+        survive(Kind::Pulse, Step::Reach, trigger, instance, work).await
     }
 
     /// One look at the database now.
