@@ -118,8 +118,10 @@ fn talk(mut stream: TcpStream) {
             _ => return,
         }
     }
-    let _ = stream
-        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    // The answer to the key that `open` sends: haproxy looks at it.
+    let accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let _ = stream.write_all(accepted.as_bytes());
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
         if stream.write_all(&bytes[..count]).is_err() {
             return;
