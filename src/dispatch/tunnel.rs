@@ -50,85 +50,78 @@ pub async fn run(worker: &Worker, client: &mut Client, mut instance: Instance, r
     (client.out, client.back) = (Vec::new(), Vec::new());
     let start = Instant::now();
     route.metrics.websocket_opened();
-    let (initiator, cause) = pump(worker, client, &mut instance, route).await;
+    let mut tunnel =
+        Tunnel { worker, client, instance: &mut instance, up: Way::default(), down: Way::default() };
+    let (initiator, cause) = tunnel.until_end(route).await;
     let lived = start.elapsed();
     route.metrics.websocket_closed(initiator, cause, lived);
     tracing::info!(user = route.user(), %initiator, %cause, ?lived, "a websocket ended");
-    client.inbox.consume(usize::MAX / 2);
-    client.inbox.settle(&worker.buffers);
-    instance.inbox.consume(usize::MAX / 2);
-    instance.inbox.settle(&worker.buffers);
+    tunnel.part(initiator == Initiator::Dispatch).await;
+    for inbox in [&mut client.inbox, &mut instance.inbox] {
+        inbox.consume(usize::MAX / 2);
+        inbox.settle(&worker.buffers);
+    }
 }
 
-async fn pump(
-    worker: &Worker,
-    client: &mut Client,
-    instance: &mut Instance,
-    route: &Route,
-) -> (Initiator, CloseCause) {
-    let (mut up, mut down) = (Way::default(), Way::default());
-    let mut first = None;
-    let both = poll_fn(|cx| {
-        let up_done = up
-            .poll(cx, &mut client.stream, &mut client.inbox, &mut instance.stream, &worker.buffers)
-            .is_ready();
-        let down_done = down
-            .poll(cx, &mut instance.stream, &mut instance.inbox, &mut client.stream, &worker.buffers)
-            .is_ready();
-        first = first
-            .or_else(|| attribute(&up, Initiator::Client))
-            .or_else(|| attribute(&down, Initiator::Instance));
-        if up_done || down_done {
-            return Poll::Ready(());
-        }
-        if first.is_none() && (worker.front.is_draining() || route.is_gone()) {
-            let cause = if route.is_gone() { CloseCause::UserRemoved } else { CloseCause::Drain };
-            first = Some((Initiator::Dispatch, cause));
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    });
-    both.await;
-    let mut limit = FAREWELL;
-    if let Some((Initiator::Dispatch, _)) = first {
-        limit = DRAIN_FAREWELL;
-        up.farewell = close_frame(GOING_AWAY, Some(rand::random()));
-        down.farewell = close_frame(GOING_AWAY, None);
-    }
-    // The rest of the other direction, the answer to a close frame among it.
-    let _ = timeout(
-        limit,
+struct Tunnel<'a> {
+    worker: &'a Worker,
+    client: &'a mut Client,
+    instance: &'a mut Instance,
+    up: Way,
+    down: Way,
+}
+
+impl Tunnel<'_> {
+    /// Passes bytes until it is known who ends it, and how.
+    async fn until_end(&mut self, route: &Route) -> (Initiator, CloseCause) {
         poll_fn(|cx| {
-            let up_done = up
-                .poll(cx, &mut client.stream, &mut client.inbox, &mut instance.stream, &worker.buffers)
-                .is_ready();
-            let down_done = down
-                .poll(cx, &mut instance.stream, &mut instance.inbox, &mut client.stream, &worker.buffers)
-                .is_ready();
-            if up_done && down_done { Poll::Ready(()) } else { Poll::Pending }
-        }),
-    )
-    .await;
-    let (initiator, cause) = first.unwrap_or((Initiator::Client, CloseCause::Dropped));
-    if initiator == Initiator::Dispatch {
-        // The client's answer is waited for: closed with that unread, our own frame could be lost in a reset.
-        let _ = timeout(
-            limit,
-            poll_fn(|cx| {
-                loop {
-                    client.inbox.consume(usize::MAX / 2);
-                    if !matches!(
-                        ready!(client.inbox.poll_fill(cx, &mut client.stream, &worker.buffers)),
-                        Ok(1..)
-                    ) {
-                        return Poll::Ready(());
-                    }
-                }
-            }),
-        )
-        .await;
+            self.poll(cx);
+            let ended = attribute(&self.up, Initiator::Client)
+                .or_else(|| attribute(&self.down, Initiator::Instance))
+                .or_else(|| route.is_gone().then_some((Initiator::Dispatch, CloseCause::UserRemoved)))
+                .or_else(|| {
+                    self.worker.front.is_draining().then_some((Initiator::Dispatch, CloseCause::Drain))
+                });
+            ended.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
-    (initiator, cause)
+
+    /// Lets both sides finish what they are saying, the answer to a close frame among it.
+    async fn part(&mut self, by_us: bool) {
+        let limit = if by_us { DRAIN_FAREWELL } else { FAREWELL };
+        if by_us {
+            self.up.farewell = close_frame(GOING_AWAY, Some(rand::random()));
+            self.down.farewell = close_frame(GOING_AWAY, None);
+        }
+        // Who does not finish in time is cut off.
+        let _ = timeout(limit, poll_fn(|cx| self.poll(cx))).await;
+        if by_us {
+            // The client's answer is waited for: closed with that unread, our own frame could be lost in a reset.
+            let _ = timeout(limit, poll_fn(|cx| self.poll_silence(cx))).await;
+        }
+    }
+
+    /// Ready when both directions have ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { worker, client, instance, up, down } = self;
+        let up = up.poll(cx, &mut client.stream, &mut client.inbox, &mut instance.stream, &worker.buffers);
+        let down =
+            down.poll(cx, &mut instance.stream, &mut instance.inbox, &mut client.stream, &worker.buffers);
+        if up.is_ready() && down.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Ready when the client says nothing more.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { worker, client, .. } = self;
+        loop {
+            client.inbox.consume(usize::MAX / 2);
+            match ready!(client.inbox.poll_fill(cx, &mut client.stream, &worker.buffers)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 impl Way {

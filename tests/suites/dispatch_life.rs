@@ -70,6 +70,7 @@ fn a_request_under_way_is_finished_before_the_end() {
     wire.until("half");
     door.signal(Signal::SIGTERM);
     assert_eq!(wire.rest(), "rest");
+    drop(wire);
     assert_eq!(door.ended(), 0);
 }
 

@@ -150,7 +150,10 @@ impl World {
             .spawn()
             .expect("the stand-in t3");
         instance.server = Some(server);
-        let ready = || http(port, "GET", "/api/auth/session", &[]).is_ok_and(|answer| answer.status == 200);
+        // A connection accepted while t3 starts is never answered: ask again soon, on another one.
+        let soon = Duration::from_millis(250);
+        let ask = || http_within(soon, port, "GET", "/api/auth/session", &[]);
+        let ready = || ask().is_ok_and(|answer| answer.status == 200);
         wait_for(&format!("t3 of {user} to answer"), || ready().then_some(()));
     }
 
@@ -412,8 +415,19 @@ pub struct Answer {
 
 /// One request on a connection of its own; the answer is read to its end.
 pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> std::io::Result<Answer> {
+    http_within(Duration::from_secs(30), port, method, path, headers)
+}
+
+/// The same, giving up when nothing comes for so long.
+fn http_within(
+    limit: Duration,
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(limit))?;
     let named = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
     let host = if named { String::new() } else { format!("Host: 127.0.0.1:{port}\r\n") };
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
