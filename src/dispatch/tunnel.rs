@@ -75,7 +75,8 @@ impl Tunnel<'_> {
     /// Passes bytes until it is known who ends it, and how.
     async fn until_end(&mut self, route: &Route) -> (Initiator, CloseCause) {
         poll_fn(|cx| {
-            self.poll(cx);
+            // Either direction's end is in what it tells of its sender.
+            let _ = self.poll(cx);
             let ended = attribute(&self.up, Initiator::Client)
                 .or_else(|| attribute(&self.down, Initiator::Instance))
                 .or_else(|| route.is_gone().then_some((Initiator::Dispatch, CloseCause::UserRemoved)))
