@@ -24,6 +24,7 @@ mod verify;
 
 pub use drill::drill;
 pub use manifest::{Drilled, Manifest, Verified};
+pub use snapshot::copy;
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
 
@@ -159,7 +160,7 @@ pub fn take(
     }
     let clock = std::time::Instant::now();
     let beside = tree.new_file(now);
-    let copied = snapshot::copy(&database, &beside, section.take_timeout)?;
+    let copied = copy(&database, &beside, section.take_timeout)?;
     let manifest = Manifest::of(user, version, copied, &beside, now, clock.elapsed())?;
     let snapshot = tree.publish(&beside, manifest)?;
     tree.prune(section.keep, section.keep_for, now)?;

@@ -9,6 +9,7 @@ use crate::config::{Config, Source};
 
 mod backup;
 mod dispatch;
+mod gate;
 mod pause;
 mod probe;
 
@@ -48,6 +49,14 @@ enum Command {
     /// Exit 0: done, and all is well; 1: something failed or does not restore; 4: there is nothing to tell from.
     #[command(subcommand)]
     Backup(backup::Command),
+    /// May this build be given to these users, and can we go back
+    ///
+    /// Exit 0: pass; 1: fail; 3: inconclusive; 4: the gate could not run.
+    Gate(gate::Args),
+    /// The stored verdict and why
+    ///
+    /// Exit 0: pass; 1: fail; 3: inconclusive; 4: error; 5: none, or one that does not hold any more.
+    Verdict(gate::VerdictArgs),
     /// Planned absence: still probed and shown, no alert; always ends by itself
     Pause(pause::PauseArgs),
     /// End a planned absence now
@@ -63,6 +72,12 @@ enum Command {
     /// Act with privilege for listed callers, on behalf of mapped users
     #[command(hide = true)]
     Helper(crate::helper::Args),
+    /// One rehearsal, from inside its box
+    #[command(hide = true)]
+    GateDriver,
+    /// The JSON Schema of a verdict's document
+    #[command(hide = true)]
+    VerdictSchema,
     /// The stand-in t3
     #[command(hide = true)]
     Sim(crate::sim::Args),
@@ -97,6 +112,17 @@ pub fn run() -> ExitCode {
         }),
         Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
         Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),
+        Command::Gate(args) => with_config(source, |config, _| {
+            with_runtime(&config, async |config| Ok(gate::run(args, &config).await))
+        }),
+        Command::Verdict(args) => with_config(source, |config, _| {
+            with_runtime(&config, async |config| Ok(gate::verdict(args, &config).await))
+        }),
+        Command::GateDriver => answer(gate::driver()),
+        Command::VerdictSchema => {
+            print!("{}", crate::verdict::SCHEMA);
+            ExitCode::SUCCESS
+        }
         Command::Demo(args) => with_runtime(&Config::default(), async |_| {
             crate::demo::run(args).await?;
             Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{backup, dispatch, helper, history, inventory, operator, pins, probe, t3, telemetry};
+use crate::{backup, dispatch, gate, helper, history, inventory, operator, pins, probe, t3, telemetry};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -37,6 +37,7 @@ pub struct Config {
     pub helper: helper::Section,
     pub pins: pins::Section,
     pub backup: backup::Section,
+    pub gate: gate::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -60,6 +61,7 @@ impl Default for Config {
             helper: helper::Section::default(),
             pins: pins::Section::default(),
             backup: backup::Section::default(),
+            gate: gate::Section::default(),
         }
     }
 }
@@ -111,6 +113,7 @@ impl Config {
             ("helper", self.helper.complaints()),
             ("pins", self.pins.complaints()),
             ("backup", self.backup.complaints()),
+            ("gate", self.gate.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod demo;
 mod dispatch;
+mod gate;
 mod helper;
 mod history;
 mod inventory;
@@ -24,6 +25,7 @@ mod sim;
 mod spool;
 mod t3;
 mod telemetry;
+mod verdict;
 
 #[cfg(test)]
 #[path = "../tests/support/fixtures.rs"]

@@ -16,6 +16,7 @@ mod json;
 mod next;
 mod place;
 mod run;
+mod verdict;
 
 pub use backup::{Flaw, RestoreStep, SessionKind};
 pub use finding::Finding;
@@ -23,6 +24,7 @@ pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
 pub use place::Place;
 pub use run::{Facts, Run, StateFacts, StepResult};
+pub use verdict::{Elsewhere, Grounds, Rehearsal, RehearsalStep, Risk, Rollback, Verdict};
 pub use words::UnknownWord;
 
 words! {
@@ -150,6 +152,16 @@ words! {
         NoSpace = "no_space",
         /// Rows that must never go were fewer than before.
         HistoryShrank = "history_shrank",
+        /// Rows that nobody wrote have come.
+        HistoryChanged = "history_changed",
+        /// What was written is not there, or more than was written.
+        NotWritten = "not_written",
+        /// The process ended by itself.
+        Crashed = "crashed",
+        /// The process ended with another exit status than documented.
+        ExitStatus = "exit_status",
+        /// A second start migrated the database once more.
+        MigratedAgain = "migrated_again",
         /// The probe itself broke; this is a defect of t3-prober.
         Panicked = "panicked",
     }
@@ -194,6 +206,8 @@ words! {
         PairingCreate = "pairing_create",
         /// `t3 auth session issue`.
         SessionIssue = "session_issue",
+        /// `t3 project add`, on copies only.
+        ProjectAdd = "project_add",
     }
 }
 
@@ -461,6 +475,13 @@ mod tests {
         check(CloseCause::ALL, CloseCause::as_str);
         check(SessionKind::ALL, SessionKind::as_str);
         check(Flaw::ALL, Flaw::as_str);
+        check(Verdict::ALL, Verdict::as_str);
+        check(Grounds::ALL, Grounds::as_str);
+        check(Rollback::ALL, Rollback::as_str);
+        check(Risk::ALL, Risk::as_str);
+        check(Rehearsal::ALL, Rehearsal::as_str);
+        check(RehearsalStep::ALL, RehearsalStep::as_str);
+        check(Elsewhere::ALL, Elsewhere::as_str);
         check(RestoreStep::ALL, RestoreStep::as_str);
     }
 

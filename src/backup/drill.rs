@@ -8,14 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio_rusqlite::rusqlite::Connection;
 
 use super::manifest::{DrillFailure, Drilled, Manifest};
-use super::{Section, Snapshot, Tree, prove, service};
+use super::{Section, Snapshot, Tree, prove};
 use crate::outcome::{Failure, NotDone, Reason, RestoreStep};
 use crate::t3::cli::Cli;
 use crate::t3::guard::Guard;
 use crate::t3::http::{Client, Proof};
 use crate::t3::install::Installs;
 use crate::t3::keeper::{Keepers, Limits};
-use crate::t3::launch::{Scratch, Trial};
+use crate::t3::launch::Scratch;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::state::{count, has_table, reader};
 use crate::t3::trace::TraceContext;
@@ -101,8 +101,8 @@ async fn run(
     let scratch = restore_copy(&tree, snapshot, &manifest.user, now).map_err(at(RestoreStep::Copy))?;
     let visible = Visible::of(&scratch.instance).map_err(at(RestoreStep::Copy))?;
     let started = Instant::now();
-    let mut trial = scratch.start(&program).map_err(at(RestoreStep::Start))?;
-    answers(&scratch.instance, &mut trial, section.start_timeout).await.map_err(at(RestoreStep::Start))?;
+    let mut trial = scratch.start(&program, "127.0.0.1").map_err(at(RestoreStep::Start))?;
+    trial.ready(&scratch.instance, section.start_timeout).await.map_err(at(RestoreStep::Start))?;
     let mut t3_itself = started.elapsed();
     let guard = Guard::new(&t3::Section { command: program, ..t3.clone() });
     let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, guard);
@@ -152,13 +152,6 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut copy = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     std::io::copy(&mut std::fs::File::open(from)?, &mut copy)?;
     Ok(())
-}
-
-async fn answers(instance: &Instance, trial: &mut Trial, limit: Duration) -> Result<(), Failure> {
-    service::answers(instance, limit).await.map_err(|failure| match trial.ended() {
-        Some(status) => Failure::new(failure.reason, format!("t3 ended by itself with {status}")),
-        None => failure,
-    })
 }
 
 /// Somebody logs in with a credential of their own, and the app loads the history.

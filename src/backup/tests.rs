@@ -383,7 +383,7 @@ fn without_twice_the_room_nothing_is_begun_and_a_disk_that_fills_up_leaves_nothi
     assert_eq!(place.tree().half_written().expect("a list"), Vec::<PathBuf>::new());
 
     let into = small.0.path().join("copy.tmp");
-    let full = snapshot::copy(&place.database, &into, Duration::from_secs(60)).expect_err("full half-way");
+    let full = copy(&place.database, &into, Duration::from_secs(60)).expect_err("full half-way");
     assert_eq!(full.reason, Reason::NoSpace, "{full}");
     assert!(!into.exists());
 }

@@ -80,6 +80,10 @@ impl Reason {
             }
             Self::NoSpace => "make room on the file system of the path in the detail",
             Self::Inside => "run the command from outside the instance, as the detail shows",
+            Self::HistoryChanged | Self::NotWritten | Self::MigratedAgain => {
+                "this t3 build treats the history differently: do not install it, and report it to its makers"
+            }
+            Self::Crashed | Self::ExitStatus => "look at the last lines of the instance's log for the error",
             Self::Panicked => "this is a defect of t3-prober: keep the log, and report it",
         }
     }

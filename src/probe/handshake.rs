@@ -170,7 +170,7 @@ async fn not_the_tables<T>(work: impl Future<Output = Result<T, NotDone>>) -> Re
 }
 
 /// The instance knows the session, and the cookie is the announced one, protected, and names its session.
-async fn check_session(
+pub async fn check_session(
     client: &mut Client<'_>,
     cookie: &SessionCookie,
     session_id: Option<&str>,

@@ -29,6 +29,7 @@ fn words(verb: Verb) -> &'static [&'static str] {
         Verb::Version => &["--version"],
         Verb::PairingCreate => &["auth", "pairing", "create"],
         Verb::SessionIssue => &["auth", "session", "issue"],
+        Verb::ProjectAdd => &["project", "add"],
     }
 }
 
@@ -197,7 +198,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> String {
 }
 
 /// Errors are on stdout, nested; the root cause is the last `[cause]:` line. Usage errors are on stderr (CONTRACT §2.1).
-fn failed(code: Option<i32>, stdout: &str, stderr: &str) -> Failure {
+pub(super) fn failed(code: Option<i32>, stdout: &str, stderr: &str) -> Failure {
     let cause = stdout.lines().rev().find_map(|line| line.trim().strip_prefix("[cause]:"));
     let error = || stdout.lines().find(|line| line.contains("ERROR"));
     let usage = || stderr.lines().rev().find(|line| !line.trim().is_empty());

@@ -45,6 +45,7 @@ pub struct Client<'a> {
     trace: &'a TraceContext,
     connection: Option<Connection>,
     largest: usize,
+    forwarded: bool,
 }
 
 struct Connection {
@@ -56,7 +57,7 @@ struct Connection {
 
 impl<'a> Client<'a> {
     pub fn new(instance: &'a Instance, trace: &'a TraceContext) -> Self {
-        Self { instance, trace, connection: None, largest: LARGEST_ANSWER }
+        Self { instance, trace, connection: None, largest: LARGEST_ANSWER, forwarded: false }
     }
 
     pub fn trace(&self) -> &'a TraceContext {
@@ -66,6 +67,11 @@ impl<'a> Client<'a> {
     /// Allows for larger answers: a whole history is as large as the database (CONTRACT §11).
     pub fn allow(&mut self, largest: usize) {
         self.largest = largest;
+    }
+
+    /// Asks as a proxy does that passes a browser's request on.
+    pub fn through_a_proxy(&mut self) {
+        self.forwarded = true;
     }
 
     /// Drops the connection, so that the next request opens a new one: a connection accepted while t3 starts is
@@ -171,6 +177,10 @@ impl<'a> Client<'a> {
             // 0.0.33 compresses when it may (CONTRACT §3).
             .header(header::ACCEPT_ENCODING, "identity")
             .header("traceparent", self.trace.traceparent());
+        if self.forwarded {
+            // An address that is nobody's, for documentation.
+            request = request.header("x-forwarded-for", "192.0.2.1").header("x-forwarded-proto", "https");
+        }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }

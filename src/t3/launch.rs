@@ -4,36 +4,59 @@
 use std::fs;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use procfs::process::Process;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Instance;
-use super::cli::Group;
+use super::cli::{self, Group};
+use super::http::{Client, Proof};
+use super::trace::TraceContext;
+use super::{Instance, session};
 use crate::outcome::{Failure, Reason};
+
+/// A connection accepted while t3 starts is never answered (CONTRACT §9): each try is short and opens its own.
+const TRY: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// More than a server says between its start and the error that ends it.
+const LAST_WORDS: usize = 64 * 1024;
 
 /// A directory that a trial run lives in: base directory, home and working directory, gone when this is dropped.
 pub struct Scratch {
     dir: PathBuf,
     pub instance: Instance,
+    is_ours: bool,
 }
 
 /// A running `t3 serve`, killed with everything it started when this is dropped.
 pub struct Trial {
     child: Child,
     group: Group,
+    log: PathBuf,
 }
 
 impl Scratch {
     /// Makes an empty one at `dir`, for a server on a port that is free at this moment.
     pub fn new(dir: &Path, name: &str) -> io::Result<Self> {
+        Self::make(dir, name, true)
+    }
+
+    /// One in a directory that is somebody else's to remove, with whatever lies in it.
+    pub fn within(dir: &Path, name: &str) -> io::Result<Self> {
+        Self::make(dir, name, false)
+    }
+
+    fn make(dir: &Path, name: &str, is_ours: bool) -> io::Result<Self> {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let uid = nix::unistd::geteuid().as_raw();
         let instance = Instance { name: name.to_owned(), port, base_dir: dir.join("base"), uid };
-        let scratch = Self { dir: dir.to_path_buf(), instance };
+        let scratch = Self { dir: dir.to_path_buf(), instance, is_ours };
         for inner in ["base/userdata", "home", "work"] {
             fs::create_dir_all(dir.join(inner))?;
         }
@@ -46,16 +69,20 @@ impl Scratch {
         self.dir.join(name)
     }
 
-    /// Starts t3 on it, bound to loopback.
-    pub fn start(&self, program: &[String]) -> Result<Trial, Failure> {
+    /// Starts t3 on it, bound to `host`: the cookie's name depends on that (CONTRACT §4).
+    pub fn start(&self, program: &[String], host: &str) -> Result<Trial, Failure> {
         let missing = |what: String| Failure::new(Reason::CliMissing, what);
         let (command, leading) =
             program.split_first().ok_or_else(|| missing("no t3 command is configured".to_owned()))?;
         let port = self.instance.port.to_string();
+        // What it prints holds a live owner credential (CONTRACT §9).
+        let log = self.dir.join("log");
+        let output = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&log);
+        let output = output.map_err(|error| missing(format!("cannot write {}: {error}", log.display())))?;
         let mut child = Command::new(command);
         child
             .args(leading)
-            .args(["serve", "--no-browser", "--host", "127.0.0.1", "--port", &port, "--base-dir"])
+            .args(["serve", "--no-browser", "--host", host, "--port", &port, "--base-dir"])
             .arg(&self.instance.base_dir)
             .arg(self.dir.join("work"))
             .current_dir(self.dir.join("work"))
@@ -69,41 +96,84 @@ impl Scratch {
             .process_group(0)
             .kill_on_drop(true)
             .stdin(Stdio::null())
-            // What it prints holds a live owner credential (CONTRACT §9).
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(Stdio::null());
         let child = child.spawn().map_err(|error| missing(format!("cannot start {command}: {error}")))?;
-        Ok(Trial { group: Group::of(&child), child })
+        Ok(Trial { group: Group::of(&child), child, log })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
+        if self.is_ours {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
 impl Trial {
-    /// The exit status, where it has ended by itself.
-    pub fn ended(&mut self) -> Option<String> {
-        let status = self.child.try_wait().ok().flatten()?;
-        self.group.reaped();
-        Some(status.to_string())
+    /// Waits until it answers the session call; says at once when it ended instead.
+    pub async fn ready(&mut self, instance: &Instance, limit: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + limit;
+        let trace = TraceContext::unsampled();
+        let mut client = Client::new(instance, &trace);
+        loop {
+            client.reconnect();
+            let Err(failure) = session::read(&mut client, Proof::Nobody, TRY).await else { return Ok(()) };
+            if let Some(crashed) = self.ended() {
+                return Err(crashed);
+            }
+            if Instant::now() >= deadline {
+                let limit = humantime::format_duration(limit);
+                let detail = format!("no answer {limit} after the start: {}", failure.detail);
+                let reason = if failure.reason == Reason::Refused { Reason::Timeout } else { failure.reason };
+                return Err(Failure::new(reason, detail));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
-    /// Stops it as a supervisor would, and waits.
-    pub async fn stop(mut self, limit: Duration) -> Result<(), Failure> {
-        self.group.terminate();
+    /// How it ended, where it has ended by itself.
+    pub fn ended(&mut self) -> Option<Failure> {
+        let status = self.child.try_wait().ok().flatten()?;
+        self.group.reaped();
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LAST_WORDS)..]).into_owned();
+        let said = cli::failed(status.code(), &log, "");
+        Some(Failure::new(Reason::Crashed, format!("the server ended by itself: {}", said.detail)))
+    }
+
+    /// Stops it as a supervisor would, and waits; answers its exit status, `None` where a signal ended it.
+    pub async fn stop(mut self, limit: Duration) -> Result<Option<i32>, Failure> {
+        match self.boxed() {
+            Some(server) => {
+                let _ = kill(server, Signal::SIGTERM);
+            }
+            None => self.group.terminate(),
+        }
         let ended = timeout(limit, self.child.wait()).await;
         match ended {
-            Ok(_) => {
+            Ok(status) => {
                 self.group.reaped();
-                Ok(())
+                Ok(status.ok().and_then(|status| status.code()))
             }
             Err(_) => Err(Failure::new(
                 Reason::Timeout,
                 format!("t3 still ran {} after SIGTERM, killed", humantime::format_duration(limit)),
             )),
         }
+    }
+
+    /// The server itself, where it runs in a bubblewrap: that one takes a SIGTERM for itself and kills what is in it.
+    fn boxed(&self) -> Option<Pid> {
+        let mut pid = i32::try_from(self.child.id()?).ok()?;
+        let mut is_boxed = false;
+        while Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.comm == "bwrap") {
+            let tasks = Process::new(pid).and_then(|process| process.tasks()).ok()?;
+            let children = tasks.flatten().filter_map(|task| task.children().ok()).flatten();
+            pid = i32::try_from(children.min()?).ok()?;
+            is_boxed = true;
+        }
+        is_boxed.then(|| Pid::from_raw(pid))
     }
 }

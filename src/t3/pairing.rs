@@ -61,7 +61,7 @@ pub struct Exchanged {
 }
 
 impl Endpoint {
-    fn path(self) -> &'static str {
+    pub fn path(self) -> &'static str {
         match self {
             Self::Bootstrap => "/api/auth/bootstrap",
             Self::BrowserSession => "/api/auth/browser-session",

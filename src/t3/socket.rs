@@ -32,14 +32,19 @@ pub async fn ticket(
         #[serde(alias = "token")]
         ticket: String,
     }
-    let path = match generation {
-        Generation::A => "/api/auth/ws-token",
-        Generation::B => "/api/auth/websocket-ticket",
-    };
+    let path = ticket_path(generation);
     let answer = client.post(path, &serde_json::json!({}), proof, limit).await?;
     match answer.status.as_u16() {
         200 => answer.json::<Document>().map(|document| Ticket(document.ticket)),
         _ => Err(answer.unexpected(&format!("POST {path}"))),
+    }
+}
+
+/// Where a ticket is bought.
+pub fn ticket_path(generation: Generation) -> &'static str {
+    match generation {
+        Generation::A => "/api/auth/ws-token",
+        Generation::B => "/api/auth/websocket-ticket",
     }
 }
 
