@@ -5,6 +5,7 @@ mod support {
     pub mod door;
     pub mod fixtures;
     pub mod free_port;
+    pub mod gate;
     pub mod host;
     pub mod raw_http;
     pub mod sim;
@@ -25,6 +26,7 @@ mod dispatch_login;
 mod dispatch_smuggling;
 mod dispatch_socket;
 mod faults;
+mod gate;
 mod helper;
 mod inventory;
 mod metrics;
