@@ -34,6 +34,8 @@ mod page;
 pub mod probe;
 mod reload;
 mod status;
+mod story;
+mod user;
 
 /// `[operator]`: where pages, metrics and commands are served, and who may use what changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -172,6 +174,8 @@ fn router(surfaces: Surfaces) -> Router {
         .route_layer(axum::middleware::from_fn_with_state(surfaces.clone(), access::require));
     Router::new()
         .route("/", get(status::status))
+        .route("/users/{user}", get(user::user))
+        .route("/live.js", get(page::script))
         .route("/metrics", get(metrics::metrics))
         .route("/-/healthy", get(health::healthy))
         .route("/-/ready", get(health::ready))

@@ -44,7 +44,7 @@ pub async fn events(
     };
     match surfaces.history.reader().events(filter).await {
         Ok(found) if wants_html(&headers) => {
-            page("Logins and other events", false, &list(&search, &found, SystemTime::now()))
+            page("Logins and other events", &list(&search, &found, SystemTime::now()))
         }
         Ok(found) => Json(found).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

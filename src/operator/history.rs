@@ -11,7 +11,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::page::{ago, class, meaning, page, took};
-use super::{Surfaces, status, wants_html};
+use super::{Surfaces, story, wants_html};
 use crate::history::{Filter, Page, Recorded};
 use crate::outcome::{Ended, Kind};
 
@@ -43,7 +43,7 @@ pub async fn history(
             let of_user = |row: &Recorded| search.is_only_of(&row.run.user);
             let mut failures = reader.last_failures().await.unwrap_or_default();
             failures.retain(of_user);
-            page("History", false, &list(&search, &found, &failures, SystemTime::now()))
+            page("History", &list(&search, &found, &failures, SystemTime::now()))
         }
         Ok(found) => Json(found).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
@@ -68,9 +68,9 @@ pub async fn entry(State(surfaces): State<Surfaces>, Path(id): Path<String>, hea
                 @if found.count > 1 {
                     p { "The first of " (found.count) " probes in a row that ended alike; the last was " (ago(found.last, now)) ", the slowest took " (took(found.slowest)) "." }
                 }
-                (status::story(&found.run, now))
+                (story::story(&found.run, now))
             };
-            page(&format!("{} of {}", found.run.kind, found.run.user), false, &body)
+            page(&format!("{} of {}", found.run.kind, found.run.user), &body)
         }
         Ok(Some(found)) => Json(found).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "nothing of that id is kept\n").into_response(),

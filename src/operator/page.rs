@@ -11,18 +11,57 @@ use crate::outcome::{Ended, Outcome, Skip};
 
 const STYLE: &str = include_str!("page.css");
 
-/// A page, ready to be sent. Nothing on it comes from elsewhere or is kept.
-pub fn page(title: &str, refresh: bool, body: &Markup) -> Response {
-    let html = html! {
+/// Renews a live page in place; without it the browser loads the page anew.
+const LIVE: &str = include_str!("live.js");
+
+/// Seconds between two renewals of a live page.
+const RENEWAL: u32 = 5;
+
+/// A page that stays as it is, ready to be sent.
+pub fn page(title: &str, body: &Markup) -> Response {
+    let head = html! {};
+    send(&document(title, &head, &html! { h1 { (title) } (body) }))
+}
+
+/// A page that renews itself: what is wrong in one sentence, which screen readers are told when it changes, and the
+/// rest, which they are not. `tab` is what the browser's tab says.
+pub fn live_page(tab: &str, title: &str, headline: &Headline, rest: &Markup) -> Response {
+    let head = html! {
+        noscript { meta http-equiv="refresh" content=(RENEWAL); }
+        script type="module" src="/live.js" {}
+    };
+    let body = html! {
+        h1 { (title) }
+        div.headline.(headline.class) role="status" aria-atomic="true" data-live="headline" { (headline.said) }
+        p.stale-note.failed { "This page is not being renewed: t3-prober does not answer." }
+        div data-live="rest" { (rest) }
+    };
+    send(&document(tab, &head, &body))
+}
+
+/// `/live.js`.
+pub async fn script() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")], LIVE)
+}
+
+/// What a live page says first.
+pub struct Headline {
+    /// `ok`, `failed` or `skipped`: its colour.
+    pub class: &'static str,
+    pub said: Markup,
+}
+
+fn document(title: &str, head: &Markup, body: &Markup) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                @if refresh { meta http-equiv="refresh" content="5"; }
                 title { (title) " · t3-prober" }
                 style { (PreEscaped(STYLE)) }
+                (head)
             }
             body {
                 header {
@@ -33,21 +72,26 @@ pub fn page(title: &str, refresh: bool, body: &Markup) -> Response {
                         a href="/metrics" { "Metrics" }
                     }
                 }
-                main { h1 { (title) } (body) }
+                main { (body) }
             }
         }
-    };
+    }
+}
+
+/// Nothing on a page comes from elsewhere, runs but our own script, or is kept.
+fn send(document: &Markup) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; \
+             frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (headers, html.into_string()).into_response()
+    (headers, document.0.clone()).into_response()
 }
 
 /// "3 min ago", with the exact time behind it.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::page::page;
-use super::{Surfaces, status, wants_html};
+use super::{Surfaces, story, wants_html};
 use crate::outcome::{Ended, Run};
 use crate::probe::prober::Order;
 
@@ -81,7 +81,7 @@ pub async fn probe(
         runs.iter().map(text).collect::<String>().into_response()
     } else if wants_html(&headers) {
         let now = SystemTime::now();
-        page(&format!("Probe of {user}"), false, &html! { @for run in &runs { (status::story(run, now)) } })
+        page(&format!("Probe of {user}"), &html! { @for run in &runs { (story::story(run, now)) } })
     } else {
         Json(serde_json::json!({ "runs": runs })).into_response()
     };

@@ -8,10 +8,10 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Surfaces;
-use super::page::{ago, class, meaning, page, took};
+use super::page::{Headline, ago, class, live_page, meaning, took};
 use crate::board::{Board, Standing};
 use crate::inventory::Snapshot;
-use crate::outcome::{Kind, Outcome, Run, Step, StepResult};
+use crate::outcome::{Kind, Outcome, Skip, Step, StepResult};
 use crate::pause::Pauses;
 
 /// The columns of the table: what the probes do, in the order they do it.
@@ -33,8 +33,8 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
     let pauses = surfaces.pauses.lock().unwrap_or_else(PoisonError::into_inner).pauses().clone();
     let trouble = surfaces.history.trouble();
     let board = surfaces.board();
-    let body = html! {
-        (headline(&board, &snapshot, &pauses, now))
+    let (tab, headline) = headline(&board, &snapshot, &pauses, now);
+    let rest = html! {
         (users(&board, &snapshot, &pauses, now))
         (differences(&surfaces, now))
         (findings(&snapshot))
@@ -56,16 +56,15 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
             }
         }
     };
-    page("Can everybody log in?", true, &body)
+    live_page(&tab, "Can everybody log in?", &headline, &rest)
 }
 
-/// What is wrong, in one sentence.
-fn headline(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -> Markup {
+/// What is wrong, in one sentence: as the tab says it, and as the page does.
+fn headline(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -> (String, Headline) {
     let users: Vec<_> = board.users().collect();
     let failing: Vec<_> = users
         .iter()
-        .filter(|(user, _)| !pauses.is_paused(user, now))
-        .filter_map(|(user, standing)| standing.failing().map(|(last, step)| (*user, last, step)))
+        .filter(|(user, standing)| !pauses.is_paused(user, now) && standing.failing().is_some())
         .collect();
     let unknown = users.iter().filter(|(_, standing)| standing.last(Kind::Pulse).is_none()).count();
     let absent = users.iter().filter(|(_, standing)| is_skipped(standing)).count();
@@ -76,35 +75,54 @@ fn headline(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime
     } else {
         "ok"
     };
+    let sentence = if users.is_empty() {
+        "Nobody is served.".to_owned()
+    } else if failing.len() == users.len() && users.len() > 1 {
+        format!("Nobody can log in: all {} users fail.", users.len())
+    } else if let [(user, _)] = failing[..] {
+        format!("{user} cannot log in.")
+    } else if !failing.is_empty() {
+        format!("{} of {} users cannot log in.", failing.len(), users.len())
+    } else if unknown == users.len() {
+        "The first probes are under way.".to_owned()
+    } else {
+        let able = users.len() - absent - unknown;
+        let mut sentence = if able == users.len() && able > 1 {
+            format!("All {able} users can log in")
+        } else {
+            format!("{able} of {} users can log in", users.len())
+        };
+        if absent > 0 {
+            sentence += &format!("; {absent} not running or starting");
+        }
+        if unknown > 0 {
+            sentence += &format!("; {unknown} not probed yet");
+        }
+        sentence + "."
+    };
+    let said = html! {
+        (sentence)
+        @if users.is_empty() {
+            " "
+            @match &snapshot.status.error {
+                Some(error) => { "The inventory cannot be read: " (error) }
+                None => { "The dispatch table names no user." }
+            }
+        }
+        @for (user, standing) in &failing { (failure(user, standing, now)) }
+    };
+    (sentence.trim_end_matches('.').to_owned(), Headline { class, said })
+}
+
+/// How a user fails, since when, and what to do next.
+pub fn failure(user: &str, standing: &Standing, now: SystemTime) -> Markup {
     html! {
-        div.headline.(class) role="status" {
-            @if users.is_empty() {
-                "Nobody is served. "
-                @match &snapshot.status.error {
-                    Some(error) => { "The inventory cannot be read: " (error) }
-                    None => { "The dispatch table names no user." }
-                }
-            } @else if failing.is_empty() {
-                @if unknown == users.len() {
-                    "The first probes are under way."
-                } @else {
-                    (users.len() - absent - unknown) " of " (users.len()) " users can log in"
-                    @if absent > 0 { "; " (absent) " not running or starting" }
-                    @if unknown > 0 { "; " (unknown) " not probed yet" }
-                    "."
-                }
-            } @else {
-                @if failing.len() == users.len() && users.len() > 1 { "Nobody can log in: all " (users.len()) " users fail." }
-                @else if failing.len() > 1 { (failing.len()) " of " (users.len()) " users fail." }
-                @for (user, last, step) in &failing {
-                    p {
-                        strong { (user) } " fails at " code { (step.step) } " since " (ago(last.since, now)) ": "
-                        (meaning(step.outcome)) " "
-                        @if let Some(detail) = &step.detail { span.quiet { (detail) } }
-                        @if let Some(next) = step.outcome.next(user) { br; "Next: " (next) "; " }
-                        a href=(format!("/history?user={user}")) { "history of " (user) }
-                    }
-                }
+        @if let Some((last, step)) = standing.failing() {
+            p {
+                a href=(format!("/users/{user}")) { strong { (user) } } " fails at " code { (step.step) } " since " (ago(last.since, now)) ": "
+                (meaning(step.outcome)) " "
+                @if let Some(detail) = &step.detail { span.quiet { (detail) } }
+                @if let Some(next) = step.outcome.next(user) { br; strong { "Next: " } (next) "." }
             }
         }
     }
@@ -117,29 +135,29 @@ fn is_skipped(standing: &Standing) -> bool {
 fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label="Users and steps" {
-            table {
+            table.cards {
                 caption { "The newest result of each step, with the time it took." }
                 thead {
                     tr {
                         th scope="col" { "User" } th scope="col" { "Runs" }
                         @for step in STEPS { th scope="col" title=(step.meaning()) { (step) } }
-                        th scope="col" { "Last login tried" } th scope="col" { "Same outcome since" }
+                        th scope="col" { "Login tried" } th scope="col" { "So since" }
                     }
                 }
                 tbody {
                     @for (user, standing) in board.users() {
                         tr {
                             th scope="row" {
-                                a href=(format!("/history?user={user}")) { (user) }
+                                a href=(format!("/users/{user}")) { (user) }
                                 @if let Some(target) = snapshot.inventory.by_user(user) { small.quiet { " :" (target.port) } }
                                 @if let Some(pause) = pauses.of(user, now) {
                                     small.skipped { " paused, ends " (ago(pause.until, now)) ": " (pause.reason) }
                                 }
                             }
-                            td.figure { (standing.fact(|run| run.facts.version.clone()).unwrap_or_else(|| "?".to_owned())) }
-                            @for step in STEPS { (cell(standing.step(*step))) }
-                            td.figure { @if let Some(last) = standing.last(Kind::Handshake) { (ago(last.run.started, now)) } @else { "not yet" } }
-                            td.figure { @if let Some(since) = standing.lasts().map(|last| last.since).max() { (ago(since, now)) } }
+                            td.figure data-name="runs" { (standing.fact(|run| run.facts.version.clone()).unwrap_or_else(|| "?".to_owned())) }
+                            @for step in STEPS { (cell(*step, standing.step(*step))) }
+                            td.figure data-name="login tried" { @if let Some(last) = standing.last(Kind::Handshake) { (ago(last.run.started, now)) } @else { "not yet" } }
+                            td.figure data-name="so since" { @if let Some(since) = standing.lasts().map(|last| last.since).max() { (ago(since, now)) } }
                         }
                     }
                 }
@@ -148,13 +166,17 @@ fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -
     }
 }
 
-fn cell(result: Option<&StepResult>) -> Markup {
+fn cell(step: Step, result: Option<&StepResult>) -> Markup {
     html! {
         @match result {
-            None => { td.quiet { "–" } }
+            None => { td.quiet data-name=(step) { "–" } }
             Some(result) => {
-                td.(class(result.outcome)) title=(meaning(result.outcome)) {
-                    (result.outcome.reason().unwrap_or("ok"))
+                td.(class(result.outcome)) data-name=(step) title=(meaning(result.outcome)) {
+                    @match result.outcome {
+                        // What comes after a failure was not tried; the failure itself is what to look at.
+                        Outcome::Skipped(Skip::EarlierStep) => { span.quiet { "not tried" } }
+                        outcome => { (outcome.reason().unwrap_or("ok")) }
+                    }
                     @if !matches!(result.outcome, Outcome::Skipped(_)) { small.figure { (took(result.duration)) } }
                 }
             }
@@ -186,39 +208,6 @@ fn findings(snapshot: &Snapshot) -> Markup {
                 @for finding in findings {
                     li { code { (finding.finding) } " " (finding.detail) " " span.quiet { (finding.place) } }
                 }
-            }
-        }
-    }
-}
-
-/// One run, step by step: for a probe made on demand and for one from the history.
-pub fn story(run: &Run, now: SystemTime) -> Markup {
-    let outcome = run.outcome();
-    html! {
-        section {
-            h2 { (run.kind) " of " a href=(format!("/history?user={}", run.user)) { (run.user) } ", " (ago(run.started, now)) }
-            p { strong.(class(outcome)) { (outcome) } ": " (meaning(outcome)) " It took " (took(run.duration)) ", made because of " code { (run.trigger) } "." }
-            @if let Some(next) = outcome.next(&run.user) { p { "Next: " (next) "." } }
-            div.scroll {
-                table {
-                    thead { tr { th scope="col" { "Step" } th scope="col" { "Outcome" } th scope="col" { "Took" } th scope="col" { "What happened" } } }
-                    tbody {
-                        @for step in &run.steps {
-                            tr {
-                                th scope="row" title=(step.step.meaning()) { (step.step) }
-                                td.(class(step.outcome)) { (step.outcome) }
-                                td.figure { @if !matches!(step.outcome, Outcome::Skipped(_)) { (took(step.duration)) } }
-                                td { (step.detail.as_deref().unwrap_or_else(|| meaning(step.outcome))) }
-                            }
-                        }
-                    }
-                }
-            }
-            dl {
-                @if let Some(version) = &run.facts.version { dt { "t3 version" } dd { (version) } }
-                @if let Some(cookie) = &run.facts.cookie { dt { "Cookie name" } dd { code { (cookie) } } }
-                @if let Some(endpoint) = run.facts.endpoint { dt { "Exchange endpoint" } dd { code { (endpoint) } } }
-                dt { "Trace id" } dd { code { (run.trace_id) } }
             }
         }
     }

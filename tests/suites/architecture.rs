@@ -40,7 +40,6 @@ const TABLE: &[(&str, &[&str])] = &[
     ("spool", &["outcome"]),
     ("board", &["outcome"]),
     ("pause", &["outcome"]),
-    ("board", &["outcome"]),
     ("telemetry", &["outcome"]),
     ("dispatch", &["t3", "inventory", "metrics", "outcome", "spool"]),
     ("sim", &["t3::schema::MIGRATIONS"]),

@@ -92,19 +92,19 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
         assert!(demo.guide.lines().any(|line| line.trim_end().ends_with(&url)), "{url} in {}", demo.guide);
         assert_eq!(demo.page(path).status, 200, "{path}");
     }
-    demo.until_page_says("3 of 3 users can log in");
+    demo.until_page_says("All 3 users can log in");
 
     let (code, help) = demo.run(".t3 --help");
     assert!(code == Some(0) && help.contains("exchange-500"), "{help}");
     let (code, said) = demo.run("exchange-500 on");
     assert_eq!(code, Some(0), "{said}");
-    demo.until_page_says("<strong>ann</strong> fails at <code>contract</code>");
+    demo.until_page_says("<strong>ann</strong></a> fails at <code>contract</code>");
     let (code, said) = demo.run("hang on");
     assert_eq!(code, Some(0), "{said}");
-    demo.until_page_says("<strong>bob</strong> fails at <code>reach</code>");
+    demo.until_page_says("<strong>bob</strong></a> fails at <code>reach</code>");
     let (code, said) = demo.run("auth pairing create");
     assert!(code == Some(0) && said.contains("credential"), "{said}");
-    demo.until_page_says("<strong>cid</strong> fails at <code>contract</code>");
+    demo.until_page_says("<strong>cid</strong></a> fails at <code>contract</code>");
     demo.until_page_says("schema_ahead");
     demo.until_page_says("Nobody can log in");
     let (code, said) = demo.run("one probe");

@@ -20,7 +20,10 @@ const GUARDED: &[(&str, &str)] = &[
     ("GET", "/probe?user=ann"),
     ("POST", "/-/reload"),
 ];
-const OPEN: &[&str] = &["/", "/metrics", "/-/healthy", "/-/ready"];
+const OPEN: &[&str] = &["/", "/users/ann", "/live.js", "/metrics", "/-/healthy", "/-/ready"];
+
+/// What renews a page in place, and the only script there is.
+const OUR_SCRIPT: &str = "<script type=\"module\" src=\"/live.js\"></script>";
 
 /// A world whose operator's listener has a token and a socket.
 fn guarded_world(users: &[(&str, &str)]) -> World {
@@ -187,7 +190,9 @@ fn locked_down(page: &Answer) {
         assert!(page.head.contains(header), "{header} in {}", page.head);
     }
     assert!(
-        !page.body.contains("<script") && !page.body.contains("http://") && !page.body.contains("https://")
+        !page.body.replace(OUR_SCRIPT, "").contains("<script")
+            && !page.body.contains("http://")
+            && !page.body.contains("https://")
     );
 }
 
@@ -278,12 +283,20 @@ fn what_others_say_is_text_on_every_page() {
     wait_for("the run", || (serving.get(&format!("/history/{trace}")).status == 200).then_some(()));
     wait_for("the login", || (!serving.history("/history/events").is_empty()).then_some(()));
     let search = "/history?user=%3Cscript%3Ealert(1)%3C/script%3E";
-    for path in
-        ["/", "/history", "/history?user=ann", search, "/history/events", &format!("/history/{trace}")]
-    {
+    for path in [
+        "/",
+        "/users/ann",
+        "/history",
+        "/history?user=ann",
+        search,
+        "/history/events",
+        &format!("/history/{trace}"),
+    ] {
         let page = serving.page(path);
         assert_eq!(page.status, 200, "{path}");
-        assert!(!page.body.contains("<script"), "{path}: {}", page.body);
+        assert!(page.head.contains("default-src 'none'"), "{path}: {}", page.head);
+        let others = page.body.replace(OUR_SCRIPT, "");
+        assert!(!others.contains("<script"), "{path}: {others}");
     }
     let escaped = "&lt;script&gt;alert(1)&lt;/script&gt;";
     for path in ["/history", "/history/events", &format!("/history/{trace}")] {
@@ -293,5 +306,47 @@ fn what_others_say_is_text_on_every_page() {
     assert!(
         metrics.lines().all(|line| line.starts_with('#') || line.rsplit_once(' ').is_some()),
         "{metrics}"
+    );
+}
+
+#[test]
+fn a_users_page_says_whether_they_can_log_in_and_what_the_last_probes_did() {
+    let world = World::with(&[("ann", "0.0.33"), ("bob", "0.0.33")]).configured(QUICK);
+    let serving = world.serve();
+    serving.until_ok("ann", "handshake", true);
+    serving.until_ok("bob", "handshake", true);
+    let page = serving.page("/users/ann").body;
+    assert!(page.contains("ann can log in.") && page.contains("0.0.33"), "{page}");
+    for step in ["reach", "contract", "mint", "exchange", "session", "app", "socket", "revoke"] {
+        assert!(page.contains(&format!(">{step}</th>")), "no {step}: {page}");
+    }
+    world.fault("bob", "exchange-500");
+    let failing = wait_for("bob's page", || {
+        let page = serving.page("/users/bob").body;
+        page.contains("bob cannot log in.").then_some(page)
+    });
+    assert!(failing.contains("failed(auth_store)") && failing.contains("Next:"), "{failing}");
+    assert!(serving.page("/").body.contains("href=\"/users/bob\""), "the status page leads there");
+    assert!(
+        serving.page("/users/ann").body.contains("ann can log in."),
+        "another user's page is another user's"
+    );
+    assert_eq!(serving.get("/users/eve").status, 404);
+}
+
+#[test]
+fn a_live_page_renews_itself_with_a_script_and_without_one() {
+    let world = World::with(&[("ann", "0.0.33")]).configured(QUICK);
+    let serving = world.serve();
+    for path in ["/", "/users/ann"] {
+        let page = serving.page(path).body;
+        assert!(page.contains(OUR_SCRIPT), "{page}");
+        assert!(page.contains("<noscript><meta http-equiv=\"refresh\""), "{page}");
+        assert!(page.contains("data-live=\"headline\"") && page.contains("data-live=\"rest\""), "{page}");
+    }
+    let script = serving.get("/live.js");
+    assert!(
+        script.head.contains("text/javascript") && script.body.contains("[data-live=rest]"),
+        "{script:?}"
     );
 }

@@ -69,7 +69,7 @@ fn replay(culprit: &str, level: i64) {
     serving.until_ok("ann", "pulse", true);
     serving.until_ok("ann", "handshake", true);
     wait_for("the page to say so", || {
-        serving.page("/").body.contains("2 of 2 users can log in").then_some(())
+        serving.page("/").body.contains("All 2 users can log in").then_some(())
     });
     assert_eq!(world.probe("ann").exit, 0);
 }
