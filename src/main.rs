@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod demo;
 mod dispatch;
+mod docket;
 mod gate;
 mod helper;
 mod history;

@@ -4,24 +4,17 @@
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::Context;
-use sha2::{Digest, Sha256};
 
 use super::exit;
-use crate::backup;
 use crate::config::Config;
-use crate::gate::evidence::{Evidence, Trouble};
+use crate::docket::{self, Asked, Standing};
+use crate::gate::Wanted;
 use crate::gate::rehearsal::{self, Orders};
-use crate::gate::{self, Request, Setting, Wanted};
-use crate::inventory::{self, Target};
-use crate::outcome::{Grounds, Verdict};
-use crate::probe::instance_of;
-use crate::t3::Instance;
-use crate::t3::state;
+use crate::outcome::Verdict;
 use crate::t3::version::Version;
-use crate::verdict::{self, Binding, Covered, Document, Policy, Present};
+use crate::verdict;
 
 /// The gate's own exit codes.
 const INCONCLUSIVE: u8 = 3;
@@ -60,7 +53,7 @@ pub struct VerdictArgs {
 
 /// Rehearses, judges, keeps the verdict and says it. Whatever goes wrong here is an error and never a fail.
 pub async fn run(args: Args, config: &Config) -> ExitCode {
-    said(judge_and_keep(&args, config).await)
+    said(judged(args, config).await)
 }
 
 fn said(result: anyhow::Result<ExitCode>) -> ExitCode {
@@ -70,88 +63,29 @@ fn said(result: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
-async fn judge_and_keep(args: &Args, config: &Config) -> anyhow::Result<ExitCode> {
-    let document = judged(args, config).await?;
-    // A verdict that is not kept is said all the same, and the enforcer asks for the kept one.
-    if !document.candidate.version.is_empty() {
-        verdict::store(&config.state_dir, &document).context("cannot keep the verdict")?;
-    }
+async fn judged(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
+    let candidate = match (args.version, args.bin) {
+        (Some(version), _) => Wanted::Version(version),
+        (None, Some(bin)) => Wanted::Program(bin),
+        (None, None) => anyhow::bail!("name a version, or a program with --bin"),
+    };
+    let asked =
+        Asked { control: args.control, users: args.users, seed: args.seed, ..Asked::about(candidate) };
+    let quiet = args.json || !std::io::stderr().is_terminal();
+    let progress = |line: &str| {
+        if quiet {
+            tracing::info!("{line}");
+        } else {
+            eprintln!("{line}");
+        }
+    };
+    let document = docket::judge(&asked, config, &progress).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
         print!("{}", document.report());
     }
     Ok(ExitCode::from(code(document.verdict)))
-}
-
-async fn judged(args: &Args, config: &Config) -> anyhow::Result<Document> {
-    let candidate = match (&args.version, &args.bin) {
-        (Some(version), _) => Wanted::Version(version.clone()),
-        (None, Some(bin)) => Wanted::Program(bin.clone()),
-        (None, None) => anyhow::bail!("name a version, or a program with --bin"),
-    };
-    let name = candidate.to_string();
-    let users = if args.seed.is_some() { Ok(Vec::new()) } else { covered(&args.users, config) };
-    let evidence = match users {
-        Ok(users) => {
-            let request =
-                Request { candidate, control: args.control.clone(), users, seed: args.seed.clone() };
-            let quiet = args.json || !std::io::stderr().is_terminal();
-            let progress = |line: &str| {
-                if quiet {
-                    tracing::info!("{line}");
-                } else {
-                    eprintln!("{line}");
-                }
-            };
-            gate::run(&request, &setting(config), &progress).await
-        }
-        Err(error) => Evidence {
-            candidate: gate::evidence::Build { name, version: version_of(args), ..Default::default() },
-            control: gate::evidence::Build::default(),
-            boxed: false,
-            seeds: Vec::new(),
-            trouble: vec![Trouble {
-                grounds: Grounds::NoSeed,
-                seed: None,
-                rehearsal: None,
-                detail: format!("{error:#}"),
-            }],
-        },
-    };
-    let section = &config.gate;
-    let policy =
-        Policy { boxed: section.require_box, backup_age: section.backup_age, valid_for: section.valid_for };
-    let bound_to = Binding {
-        program: program(),
-        config: digest(config),
-        users: evidence.seeds.iter().filter_map(|seed| Covered::of(&seed.seed)).collect(),
-    };
-    Ok(verdict::judge(evidence, &policy, bound_to, SystemTime::now()))
-}
-
-fn version_of(args: &Args) -> String {
-    args.version.as_ref().map(ToString::to_string).unwrap_or_default()
-}
-
-fn setting(config: &Config) -> Setting<'_> {
-    let backup: &backup::Section = &config.backup;
-    Setting { gate: &config.gate, t3: &config.t3, backup, state_dir: &config.state_dir }
-}
-
-/// The users whose data counts.
-fn covered(names: &[String], config: &Config) -> anyhow::Result<Vec<Instance>> {
-    let inventory = inventory::read_once(&config.inventory).context(
-        "cannot read the inventory, so nobody's data can be rehearsed; name a database with --seed",
-    )?;
-    if names.is_empty() {
-        return Ok(inventory.targets().iter().map(instance_of).collect());
-    }
-    let find = |user: &String| {
-        let target: Option<&Target> = inventory.by_user(user);
-        target.map(instance_of).with_context(|| format!("no user '{user}' in the inventory"))
-    };
-    names.iter().map(find).collect()
 }
 
 /// `verdict [VERSION]`.
@@ -170,48 +104,22 @@ async fn kept(args: &VerdictArgs, config: &Config) -> anyhow::Result<ExitCode> {
         }
         return Ok(if documents.is_empty() { ExitCode::from(NO_VERDICT) } else { ExitCode::SUCCESS });
     };
-    let document = match verdict::load(&config.state_dir, &version.to_string()) {
-        Ok(document) => document,
-        Err(not_kept) => {
-            eprintln!("t3-prober: {:#}", anyhow::Error::new(not_kept));
-            return Ok(ExitCode::from(NO_VERDICT));
+    let standing = docket::standing(config, version).await;
+    if let Some(document) = standing.document() {
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(document)?);
+        } else {
+            print!("{}", document.report());
         }
-    };
-    let elsewhere = document.elsewhere(&present(config, version).await);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&document)?);
-    } else {
-        print!("{}", document.report());
     }
-    if let Some((word, sentence)) = elsewhere {
-        eprintln!("t3-prober: this verdict does not hold any more: {sentence} [{word}]; run the gate again");
-        return Ok(ExitCode::from(NO_VERDICT));
+    match &standing {
+        Standing::Holds(_) => {}
+        Standing::Elsewhere { why, detail, .. } => {
+            eprintln!("t3-prober: this verdict does not hold any more: {detail} [{why}]; run the gate again");
+        }
+        Standing::Missing(detail) => eprintln!("t3-prober: {detail}"),
     }
-    Ok(ExitCode::from(code(document.verdict)))
-}
-
-/// The situation that a verdict about `version` is asked in.
-async fn present(config: &Config, version: &Version) -> Present {
-    let mut users = Vec::new();
-    // Without an inventory nobody can be left out; the gate itself says what is wrong with it.
-    for instance in covered(&[], config).unwrap_or_default() {
-        let level = state::level(&instance.database()).await.ok().map(|level| level.level.0);
-        users.push((instance.name, level));
-    }
-    let beside = config.t3.installs.join(version.to_string()).join("bin/t3");
-    let installed = gate::candidate::Found::at(&beside).await.ok().map(|found| found.build.integrity);
-    Present { now: SystemTime::now(), program: program(), config: digest(config), users, installed }
-}
-
-fn program() -> String {
-    env!("CARGO_PKG_VERSION").to_owned()
-}
-
-/// Over what the gate reads; the same text under the same version of this program, which a verdict is bound to as well.
-fn digest(config: &Config) -> String {
-    let read = format!("{:?} {:?}", config.gate, config.t3);
-    let hex: String = Sha256::digest(read).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    Ok(ExitCode::from(standing.verdict().map_or(NO_VERDICT, code)))
 }
 
 fn code(verdict: Verdict) -> u8 {

@@ -43,6 +43,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("telemetry", &["outcome"]),
     ("dispatch", &["t3", "inventory", "metrics", "outcome", "spool"]),
     ("sim", &["t3::schema::MIGRATIONS"]),
+    ("docket", &["*"]),
     ("operator", &["*"]),
     ("serve", &["*"]),
     ("enforce", &["*"]),
