@@ -7,24 +7,27 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use crate::outcome::{Failure, Reason};
+use crate::outcome::{BackupAct, Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::state::stamp::Sizes;
 use crate::t3::version::Version;
 
 mod drill;
+mod duty;
 mod manifest;
 mod place;
 pub mod repair;
 pub mod restore;
 mod service;
 mod snapshot;
+mod standing;
 mod tree;
 mod verify;
 
-pub use drill::drill;
+pub use duty::{Done, Duty, running_version};
 pub use manifest::{Drilled, Manifest, Verified};
 pub use snapshot::copy;
+pub use standing::Standing;
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
 
@@ -33,7 +36,8 @@ pub use verify::{Defect, verify};
 #[serde(default, deny_unknown_fields)]
 pub struct Section {
     /// The tree of snapshots, one directory per user. Default `/var/backups/t3`. It belongs to the account that takes
-    /// them; users must not be able to write there.
+    /// them; users must not be able to write there. Without a helper `serve` takes them itself, as soon as the directory
+    /// is there; with one, root's `t3-prober-backup.timer` does.
     pub dir: PathBuf,
     /// How often a user's state is taken. Default 6h; `0s` means only on demand.
     #[serde(with = "humantime_serde")]
@@ -106,31 +110,31 @@ impl Section {
     }
 }
 
-/// What is due next for one user's snapshots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    Take,
-    Verify,
-    Drill,
-}
+/// What did not succeed is done again this soon, whatever its interval.
+const AGAIN: Duration = Duration::from_secs(3600);
 
-/// What is due at `now` for the user of these snapshots, oldest first.
-pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option<Due> {
+/// What is due at `now` for the user of these snapshots, oldest first; one of `Take`, `Verify` and `Drill`.
+pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option<BackupAct> {
     let passed =
         |since: SystemTime, interval: Duration| now.duration_since(since).is_ok_and(|age| age >= interval);
     let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
     let taken = newest.and_then(Snapshot::taken_at);
-    if !section.interval.is_zero() && taken.is_none_or(|taken| passed(taken, section.interval)) {
-        return Some(Due::Take);
+    let does_not_restore =
+        newest.is_some_and(|newest| newest.proof.verified.is_some() && !newest.is_verified());
+    let interval = if does_not_restore { section.interval.min(AGAIN) } else { section.interval };
+    if !section.interval.is_zero() && taken.is_none_or(|taken| passed(taken, interval)) {
+        return Some(BackupAct::Take);
     }
     let newest = newest?;
     if newest.proof.verified.is_none() {
-        return Some(Due::Verify);
+        return Some(BackupAct::Verify);
     }
-    let drilled =
-        snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref()).map(|drill| drill.at).max();
-    let drill_due = drilled.is_none_or(|drilled| passed(drilled, section.drill_interval));
-    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(Due::Drill)
+    let drills = snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref());
+    let drill_due = drills.max_by_key(|drill| drill.at).is_none_or(|last| {
+        let failed = last.failure.is_some();
+        passed(last.at, if failed { section.drill_interval.min(AGAIN) } else { section.drill_interval })
+    });
+    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(BackupAct::Drill)
 }
 
 /// Takes a snapshot of a database, as somebody who may read it and write the tree; blocks until it is on disk.

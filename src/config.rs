@@ -92,6 +92,7 @@ impl Config {
             ("operator.listen", self.operator.listen != new.operator.listen),
             ("operator.socket", self.operator.socket != new.operator.socket),
             ("history", self.history != new.history),
+            ("backup", self.backup != new.backup),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

@@ -79,6 +79,11 @@ impl Section {
         }
     }
 
+    /// Whether anything is done through the helper.
+    pub fn is_used(&self) -> bool {
+        self.way().is_some()
+    }
+
     /// Who mints and looks at databases: the helper where there is one, else we ourselves.
     pub fn access(&self, t3: &t3::Section, state_dir: &Path) -> Access {
         self.way().map_or_else(|| Access::own(state_dir.join("keepers"), t3), Access::helper)

@@ -1,6 +1,7 @@
 //! Every metric, in one place: a group a file, the doc comment of a field is its HELP. Values are given to it; it knows
 //! nothing of probes, config or inventory, and nothing here is global.
 
+mod backup;
 mod book;
 mod dispatch;
 mod exposition;
@@ -12,6 +13,7 @@ mod prober;
 mod process;
 mod reference;
 mod series;
+mod state;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -19,6 +21,7 @@ mod version;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::backup::Snapshots;
 use self::book::Book;
 pub use self::dispatch::DispatchUser;
 pub use self::exposition::Format;
@@ -34,6 +37,8 @@ pub struct Metrics {
     pub instance: instance::Instance,
     pub inventory: inventory::Inventory,
     pub dispatch: dispatch::Dispatch,
+    state: state::State,
+    pub backup: backup::Backup,
     pub version: version::Version,
     pub prober: prober::Prober,
     process: process::Process,
@@ -69,6 +74,8 @@ impl Metrics {
             probe: probe::Probe::register(&mut book),
             inventory: inventory::Inventory::register(&mut book),
             dispatch: dispatch::Dispatch::register(&mut book),
+            state: state::State::register(&mut book),
+            backup: backup::Backup::register(&mut book),
             version: version::Version::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
@@ -98,6 +105,7 @@ impl Metrics {
             }
             self.instance.begin(user);
             self.probe.begin(user.user);
+            self.backup.begin(user.user);
         }
     }
 
@@ -106,6 +114,9 @@ impl Metrics {
         self.probe.record(run);
         self.instance.learn(&run.user, &run.facts);
         self.prober.learn(&run.user, &run.facts);
+        if let Some(facts) = &run.facts.state {
+            self.state.learn(&run.user, facts);
+        }
     }
 
     /// Everything as one document, the process's own figures read now.

@@ -1,5 +1,6 @@
 //! The operator's listener: who may come in, by which door, and what there is to see.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::access::Access;
 use self::access::Door;
+use crate::backup::Standing;
 use crate::board::Board;
 use crate::history::History;
 use crate::inventory::Watch;
@@ -95,6 +97,8 @@ pub struct Seen {
     pub reload: mpsc::Sender<Reload>,
     /// Where versions differ, and since when.
     pub differences: Arc<Mutex<Vec<(String, SystemTime)>>>,
+    /// How everybody's snapshots stand.
+    pub standings: Arc<Mutex<BTreeMap<String, Standing>>>,
     pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
 }

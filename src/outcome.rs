@@ -18,7 +18,7 @@ mod place;
 mod run;
 mod verdict;
 
-pub use backup::{Flaw, RestoreStep, SessionKind};
+pub use backup::{BackupAct, BackupFailure, BackupRun, Flaw, RestoreStep, RowState, SessionKind, StateFile};
 pub use finding::Finding;
 pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
@@ -222,6 +222,8 @@ words! {
         Upgrade = "upgrade",
         /// A planned absence began or ended.
         Pause = "pause",
+        /// A snapshot was taken, verified, drilled or put back.
+        Backup = "backup",
     }
 }
 

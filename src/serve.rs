@@ -18,12 +18,15 @@ use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
 use crate::operator::{Access, Doors, Reload, Seen};
-use crate::outcome::{Ended, EventKind, Finding, Run};
+use crate::outcome::{BackupRun, Ended, EventKind, Finding, Run};
 use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober, Shared};
 use crate::spool::{self, Event, Spool};
 
+mod backups;
 mod versions;
+
+pub use self::backups::Standings;
 
 /// How often files that other processes write are looked at: an event is in the metrics within a second.
 const LOOK: Duration = Duration::from_millis(500);
@@ -117,6 +120,20 @@ pub async fn run(
         metrics: service.metrics.clone(),
         said: said.clone(),
     };
+    let standings = Standings::default();
+    let backups = backups::Backups {
+        section: service.config.backup.clone(),
+        inventory: service.inventory.clone(),
+        metrics: service.metrics.clone(),
+        standings: standings.clone(),
+    };
+    let (ended, acts) = mpsc::channel(64);
+    let keeper = backups::Keeper {
+        section: service.config.backup.clone(),
+        t3: service.config.t3.clone(),
+        inventory: service.inventory.clone(),
+        ended,
+    };
     let seen = Seen {
         started: SystemTime::now(),
         metrics: service.metrics.clone(),
@@ -128,16 +145,22 @@ pub async fn run(
         access: service.access.clone(),
         turns: crate::operator::probe::Turns::default(),
         differences: said,
+        standings,
         reload,
     };
     doors.serve(seen, &tasks, &stop);
     tasks.spawn(service.inventory.clone().run(stop.clone()));
     tasks.spawn(watch.watch(stop.clone()));
+    tasks.spawn(backups.watch(stop.clone()));
+    // Where there is a helper, the users' data is not ours to read: root's timer takes the snapshots.
+    if !service.config.helper.is_used() {
+        tasks.spawn(keeper.keep(stop.clone()));
+    }
     tracing::info!(%address, "t3-prober serves");
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    service.work(finished, reloads, signals).await;
+    service.work(finished, acts, reloads, signals).await;
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
@@ -156,6 +179,7 @@ impl Service {
     async fn work(
         mut self,
         mut finished: mpsc::Receiver<Run>,
+        mut acts: mpsc::Receiver<BackupRun>,
         mut reloads: mpsc::Receiver<Reload>,
         Signals { mut hangup, mut terminate, mut interrupt }: Signals,
     ) {
@@ -167,6 +191,7 @@ impl Service {
         loop {
             tokio::select! {
                 Some(run) = finished.recv() => self.record(run),
+                Some(act) = acts.recv() => self.record_backup(&act),
                 Ok(()) = inventory.changed() => {
                     let snapshot = inventory.borrow_and_update().clone();
                     self.take_over(&snapshot);
@@ -195,6 +220,37 @@ impl Service {
             log(&run, &turn);
         }
         self.history.record(run);
+    }
+
+    /// An act on snapshots, ours or another process's.
+    fn record_backup(&self, run: &BackupRun) {
+        self.metrics.backup.record(run);
+        let BackupRun { user, act, snapshot, .. } = run;
+        let snapshot = snapshot.as_deref().unwrap_or_default();
+        let mut detail = serde_json::json!({ "duration_seconds": run.duration.as_secs_f64() });
+        if !snapshot.is_empty() {
+            detail["snapshot"] = snapshot.into();
+        }
+        match &run.failure {
+            None => tracing::info!(user, %act, snapshot, took = ?run.duration, "an act on snapshots is done"),
+            Some(failure) => {
+                let reason = failure.flaw.map_or_else(|| failure.reason.as_str(), |flaw| flaw.as_str());
+                tracing::error!(user, %act, snapshot, reason, detail = failure.detail, "an act on snapshots failed");
+                detail["reason"] = reason.into();
+                detail["detail"] = failure.detail.as_str().into();
+                if let Some(step) = failure.step {
+                    detail["step"] = step.as_str().into();
+                }
+            }
+        }
+        self.history.record_event(history::Event {
+            at: run.at,
+            user: Some(user.clone()),
+            kind: EventKind::Backup,
+            subject: act.to_string(),
+            outcome: run.ended().to_string(),
+            detail,
+        });
     }
 
     /// A new inventory, or news about the one in use.
@@ -266,6 +322,7 @@ impl Service {
         self.metrics.prober.spool_event(event.word());
         let (user, subject, outcome, detail, at) = match event {
             Event::Run(run) => return self.record(run),
+            Event::Backup(run) => return self.record_backup(&run),
             Event::Login { user, endpoint, duration, at } => {
                 if let Some(orders) = lock(&self.prober).orders(&user) {
                     // A user's task that is busy probing needs no postponement.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Endpoint, Reason, Run, SpoolRefusal, Step, seconds, utc};
+use crate::outcome::{BackupRun, Endpoint, Reason, Run, SpoolRefusal, Step, seconds, utc};
 
 /// Refused files kept for whoever wants to look; the newest.
 const REFUSED_KEPT: usize = 32;
@@ -43,6 +43,8 @@ pub enum Event {
     },
     /// A probe that another process ran.
     Run(Run),
+    /// Something was done to a user's snapshots, or with one of them.
+    Backup(BackupRun),
 }
 
 impl Event {
@@ -52,6 +54,7 @@ impl Event {
             Self::Login { .. } => "login",
             Self::LoginFailed { .. } => "login_failed",
             Self::Run(_) => "run",
+            Self::Backup(_) => "backup",
         }
     }
 }
@@ -292,7 +295,13 @@ impl Spool {
 
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
-    // `serve` reads it through the group of the directory, whatever the umask of this process.
+    // `serve` reads it through the group of the directory, whatever the umask and the group of this process.
+    if let Some(group) =
+        path.parent().and_then(|directory| fs::metadata(directory).ok()).map(|found| found.gid())
+    {
+        // Whoever may not is in that group already, or is `serve` itself.
+        let _ = std::os::unix::fs::fchown(&file, None, Some(group));
+    }
     file.set_permissions(fs::Permissions::from_mode(0o640))?;
     file.write_all(text)
 }

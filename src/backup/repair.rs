@@ -65,6 +65,15 @@ pub enum NotRepaired {
     Failed(#[from] Failure),
 }
 
+impl From<NotRepaired> for Failure {
+    fn from(why: NotRepaired) -> Self {
+        match why {
+            NotRepaired::Failed(failure) => failure,
+            NotRepaired::Refused(refusal) => Self::new(Reason::SchemaForeign, refusal.to_string()),
+        }
+    }
+}
+
 /// The level to go back to, where the repair is for this database.
 pub fn applies(found: &Level, version: Option<&Version>) -> Result<SchemaLevel, Refusal> {
     let version = version.ok_or(Refusal::VersionUnknown)?;

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use tokio_rusqlite::rusqlite::Connection;
 
+use super::manifest::DrillFailure;
 use super::*;
-use crate::outcome::Flaw;
+use crate::outcome::{Flaw, RestoreStep};
 use crate::t3::schema::SchemaLevel;
 use crate::{fixtures, writer};
 
@@ -258,7 +259,7 @@ fn touching_a_file_refreshes_nothing() {
     let listed = place.tree().list().expect("a list");
     let age = SystemTime::now().duration_since(listed[0].taken_at().expect("a time")).expect("the past");
     assert!(age >= Duration::from_secs(24 * 3600 - 1));
-    assert_eq!(due(&place.section, &listed, SystemTime::now()), Some(Due::Take));
+    assert_eq!(due(&place.section, &listed, SystemTime::now()), Some(BackupAct::Take));
 }
 
 #[test]
@@ -326,11 +327,11 @@ fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
     let section = &place.section;
     let now = SystemTime::now();
     let listed = || place.tree().list().expect("a list");
-    assert_eq!(due(section, &listed(), now), Some(Due::Take));
+    assert_eq!(due(section, &listed(), now), Some(BackupAct::Take));
     let mut snapshot = place.take().expect("a snapshot");
-    assert_eq!(due(section, &listed(), now), Some(Due::Verify));
+    assert_eq!(due(section, &listed(), now), Some(BackupAct::Verify));
     prove(&mut snapshot, now).expect("a record").expect("whole");
-    assert_eq!(due(section, &listed(), now), Some(Due::Drill));
+    assert_eq!(due(section, &listed(), now), Some(BackupAct::Drill));
     let drilled = Drilled {
         at: now,
         version: Some(VERSION),
@@ -342,7 +343,27 @@ fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
     };
     snapshot.record(|proof| proof.drilled = Some(drilled)).expect("a record");
     assert_eq!(due(section, &listed(), now), None);
-    assert_eq!(due(section, &listed(), now + section.interval + Duration::from_secs(1)), Some(Due::Take));
+    assert_eq!(
+        due(section, &listed(), now + section.interval + Duration::from_secs(1)),
+        Some(BackupAct::Take)
+    );
+    snapshot
+        .record(|proof| {
+            let failure =
+                DrillFailure { step: RestoreStep::Start, reason: Reason::Timeout, detail: String::new() };
+            proof.drilled.as_mut().expect("the drill").failure = Some(failure);
+        })
+        .expect("a record");
+    assert_eq!(due(section, &listed(), now), None);
+    assert_eq!(
+        due(section, &listed(), now + AGAIN),
+        Some(BackupAct::Drill),
+        "a failed drill does not wait a day"
+    );
+    let damaged = Verified { at: now, flaw: Some(Flaw::Page), detail: None };
+    snapshot.record(|proof| proof.verified = Some(damaged)).expect("a record");
+    assert_eq!(due(section, &listed(), now), None);
+    assert_eq!(due(section, &listed(), now + AGAIN), Some(BackupAct::Take), "nor does another snapshot");
     let only_on_demand =
         Section { interval: Duration::ZERO, drill_interval: Duration::ZERO, ..section.clone() };
     assert_eq!(due(&only_on_demand, &listed(), now + 2 * section.keep_for), None);

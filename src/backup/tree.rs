@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -121,6 +121,7 @@ impl Tree {
     /// user at once are a mistake.
     pub fn prepare(&self) -> Result<Turn, Failure> {
         let unusable = |error: io::Error| unwritable(&self.dir, &error);
+        self.open_parent().map_err(unusable)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(unusable)?;
         let metadata = fs::symlink_metadata(&self.dir).map_err(unusable)?;
         let ours = metadata.uid() == nix::unistd::geteuid().as_raw();
@@ -142,6 +143,14 @@ impl Tree {
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Turn).map_err(|_| {
             Failure::new(Reason::Locked, format!("another process is at work in {}", self.dir.display()))
         })
+    }
+
+    /// The directory of everybody's trees can be looked into, whatever the umask of whoever makes it: where each user
+    /// stands lies there for everybody. The trees themselves are closed.
+    fn open_parent(&self) -> io::Result<()> {
+        let Some(parent) = self.dir.parent().filter(|parent| !parent.exists()) else { return Ok(()) };
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755))
     }
 
     /// Removes what killed takes left behind: unfinished files, and manifests without their data.
@@ -230,10 +239,10 @@ pub fn compact(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string().replace(['-', ':'], "")
 }
 
-/// Written beside its place and renamed: a reader sees the old one or the new one.
-fn write_beside(path: &Path, content: &impl Serialize) -> io::Result<()> {
+/// Written beside its place and renamed: a reader sees the old one or the new one. Two processes do not meet.
+pub fn write_beside(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let mut beside = path.to_path_buf().into_os_string();
-    beside.push(UNFINISHED);
+    beside.push(format!(".{}{UNFINISHED}", std::process::id()));
     let beside = PathBuf::from(beside);
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -246,7 +255,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(Reason::Unreadable, format!("cannot read {}: {error}", path.display()))
 }
 
-fn unwritable(path: &Path, error: &io::Error) -> Failure {
+pub fn unwritable(path: &Path, error: &io::Error) -> Failure {
     let reason =
         if error.kind() == io::ErrorKind::StorageFull { Reason::NoSpace } else { Reason::Unreadable };
     Failure::new(reason, format!("cannot write {}: {error}", path.display()))

@@ -8,20 +8,15 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::exit;
-use crate::backup::{self, Defect, Drilled, Due, Snapshot, Tree};
+use crate::backup::{Done, Drilled, Duty, Snapshot, Tree};
 use crate::config::Config;
 use crate::inventory::{self, Target};
-use crate::outcome::{Failure, Flaw};
+use crate::outcome::{BackupAct, BackupRun, Flaw};
 use crate::probe::instance_of;
-use crate::t3::http::Client;
-use crate::t3::trace::TraceContext;
-use crate::t3::version::Version;
-use crate::t3::{Instance, descriptor};
+use crate::spool::{self, Event, Spool};
+use crate::t3::Instance;
 
 mod restore;
-
-/// How long an instance is asked for its version; a stopped one refuses at once.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -61,7 +56,7 @@ pub async fn run(command: Command, config: &Config) -> anyhow::Result<ExitCode> 
     match command {
         Command::Take(whom) => take(&whom, config).await,
         Command::List { whom, json } => list(&whom, config, json),
-        Command::Verify { whom, all } => verify(&whom, config, all),
+        Command::Verify { whom, all } => verify(&whom, config, all).await,
         Command::Drill(whom) => drill(&whom, config).await,
         Command::Due(whom) => due(&whom, config).await,
         Command::Restore(args) => Box::pin(restore::run(args, config)).await,
@@ -88,66 +83,38 @@ impl Whom {
 async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
-        take_one(&target, config, &mut answers).await;
-    }
-    Ok(answers.exit())
-}
-
-async fn take_one(target: &Target, config: &Config, answers: &mut Answers) -> bool {
-    let instance = instance_of(target);
-    let version = running_version(&instance).await;
-    let taken = take_and_prove(config, &instance, version).await;
-    match &taken {
-        Ok(snapshot) => answers.good(target, &told(snapshot)),
-        Err(failure) => answers.bad(target, &failure.detail),
-    }
-    taken.is_ok()
-}
-
-/// Whatever is due for each user. After a take comes its verification, and after that its drill.
-async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
-    let mut answers = Answers::default();
-    for target in whom.targets(config)? {
-        let tree = Tree::new(&config.backup, target.user.as_str());
-        for _ in 0..3 {
-            let mut snapshots = tree.list()?;
-            let went_well = match backup::due(&config.backup, &snapshots, SystemTime::now()) {
-                None => false,
-                Some(Due::Take) => take_one(&target, config, &mut answers).await,
-                Some(Due::Verify) => match snapshots.last_mut() {
-                    Some(newest) => prove_one(&target, newest, &mut answers)?,
-                    None => false,
-                },
-                Some(Due::Drill) => match snapshots.last_mut() {
-                    Some(newest) => drill_one(&target, config, newest, &mut answers).await?,
-                    None => false,
-                },
-            };
-            if !went_well {
-                break;
-            }
+        let instance = instance_of(&target);
+        for done in duty(config, &instance).take().await {
+            answers.told(config, &done);
         }
     }
     Ok(answers.exit())
 }
 
-/// A snapshot that was found to be whole.
-async fn take_and_prove(
-    config: &Config,
-    instance: &Instance,
-    version: Option<Version>,
-) -> Result<Snapshot, Failure> {
-    let (section, instance) = (config.backup.clone(), instance.clone());
-    let work = move || {
-        let mut snapshot = backup::take(&section, &instance, version.as_ref(), SystemTime::now())?;
-        let answer = backup::prove(&mut snapshot, SystemTime::now())?;
-        answer.map_err(|defect| defect.as_failure(&snapshot.name()))?;
-        Ok(snapshot)
-    };
-    let work = tokio::task::spawn_blocking(work).await;
-    work.unwrap_or_else(|error| {
-        Err(Failure::new(crate::outcome::Reason::Panicked, format!("taking a snapshot: {error}")))
-    })
+/// Whatever is due for each user.
+async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
+    let mut answers = Answers::default();
+    for target in whom.targets(config)? {
+        let instance = instance_of(&target);
+        for done in duty(config, &instance).due(SystemTime::now()).await? {
+            answers.told(config, &done);
+        }
+    }
+    Ok(answers.exit())
+}
+
+fn duty<'a>(config: &'a Config, instance: &'a Instance) -> Duty<'a> {
+    Duty { section: &config.backup, t3: &config.t3, instance }
+}
+
+/// A service that runs takes what was done into its metrics; without one there is no spool, and nobody to tell.
+fn tell_serve(config: &Config, run: &BackupRun) {
+    let dir = config.state_dir.join("spool");
+    if dir.is_dir()
+        && let Err(error) = Spool::new(dir, spool::Limits::default()).put(&Event::Backup(run.clone()))
+    {
+        tracing::warn!(%error, "what was done is not in the metrics");
+    }
 }
 
 fn list(whom: &Whom, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
@@ -173,25 +140,26 @@ fn list(whom: &Whom, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     Ok(if all.is_empty() { ExitCode::from(exit::UNKNOWN) } else { ExitCode::SUCCESS })
 }
 
-fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitCode> {
+async fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
-        let tree = Tree::new(&config.backup, target.user.as_str());
-        for path in tree.half_written()? {
+        let instance = instance_of(&target);
+        let duty = duty(config, &instance);
+        for path in duty.tree().half_written()? {
             answers.bad(
-                &target,
+                target.user.as_str(),
                 &format!("{} is left of a take that was killed [{}]", path.display(), Flaw::HalfWritten),
             );
         }
-        let mut snapshots = tree.list()?;
+        let mut snapshots = duty.tree().list()?;
         if !all {
             snapshots = snapshots.pop().into_iter().collect();
         }
         if snapshots.is_empty() {
-            answers.nothing(&target, "there is no snapshot");
+            answers.nothing(target.user.as_str(), "there is no snapshot");
         }
-        for mut snapshot in snapshots {
-            prove_one(&target, &mut snapshot, &mut answers)?;
+        for snapshot in snapshots {
+            answers.told(config, &duty.verify(snapshot).await);
         }
     }
     Ok(answers.exit())
@@ -200,49 +168,14 @@ fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitCode> {
 async fn drill(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
-        let tree = Tree::new(&config.backup, target.user.as_str());
-        let Some(mut snapshot) = tree.list()?.pop() else {
-            answers.nothing(&target, "there is no snapshot");
-            continue;
-        };
-        drill_one(&target, config, &mut snapshot, &mut answers).await?;
-    }
-    Ok(answers.exit())
-}
-
-fn prove_one(target: &Target, snapshot: &mut Snapshot, answers: &mut Answers) -> anyhow::Result<bool> {
-    let proven = backup::prove(snapshot, SystemTime::now())?;
-    match &proven {
-        Ok(()) => answers.good(target, &told(snapshot)),
-        Err(defect) => answers.bad(target, &defect.as_failure(&snapshot.name()).detail),
-    }
-    Ok(proven.is_ok())
-}
-
-async fn drill_one(
-    target: &Target,
-    config: &Config,
-    snapshot: &mut Snapshot,
-    answers: &mut Answers,
-) -> anyhow::Result<bool> {
-    let owner = instance_of(target).uid;
-    let drilled = backup::drill(&config.backup, &config.t3, owner, snapshot, SystemTime::now()).await?;
-    let name = snapshot.name();
-    match &drilled.failure {
-        None => answers.good(target, &format!("{name}: {}", measured(&drilled))),
-        Some(failure) => {
-            let (step, detail, reason) = (failure.step, &failure.detail, failure.reason);
-            answers.bad(target, &format!("{name}: {step}: {detail} [{reason}]"));
+        let instance = instance_of(&target);
+        let duty = duty(config, &instance);
+        match duty.tree().list()?.pop() {
+            None => answers.nothing(target.user.as_str(), "there is no snapshot"),
+            Some(snapshot) => answers.told(config, &duty.drill(snapshot).await),
         }
     }
-    Ok(drilled.failure.is_none())
-}
-
-/// The version that answers on the instance's port; `None` where none does.
-async fn running_version(instance: &Instance) -> Option<Version> {
-    let trace = TraceContext::unsampled();
-    let mut client = Client::new(instance, &trace);
-    descriptor::read(&mut client, PATIENCE).await.ok().map(|descriptor| descriptor.version)
+    Ok(answers.exit())
 }
 
 /// One line about a snapshot.
@@ -280,12 +213,6 @@ fn measured(drilled: &Drilled) -> String {
     format!("restored in {:.1} s with t3 {version} ({boxed}), {rpo} old", drilled.restore.as_secs_f64())
 }
 
-impl Defect {
-    fn as_failure(&self, name: &str) -> Failure {
-        Failure::new(crate::outcome::Reason::Corrupt, format!("{name} does not restore: {self}"))
-    }
-}
-
 /// A line for every user, and one exit code for all.
 #[derive(Default)]
 struct Answers {
@@ -294,18 +221,29 @@ struct Answers {
 }
 
 impl Answers {
-    fn good(&mut self, target: &Target, line: &str) {
-        println!("{}: {line}", target.user);
+    /// Says how an act ended, here and to the service.
+    fn told(&mut self, config: &Config, Done { run, snapshot }: &Done) {
+        tell_serve(config, run);
+        match (&run.failure, snapshot) {
+            (Some(failure), _) => {
+                let step = failure.step.map(|step| format!("{step}: ")).unwrap_or_default();
+                self.bad(&run.user, &format!("{step}{} [{}]", failure.detail, failure.reason));
+            }
+            // Its verification, which follows, speaks for both.
+            (None, Some(_)) if run.act == BackupAct::Take => {}
+            (None, Some(snapshot)) => println!("{}: {}", run.user, told(snapshot)),
+            (None, None) => {}
+        }
     }
 
-    fn bad(&mut self, target: &Target, line: &str) {
+    fn bad(&mut self, user: &str, line: &str) {
         self.failed = true;
-        println!("{}: {line}", target.user);
+        println!("{user}: {line}");
     }
 
-    fn nothing(&mut self, target: &Target, line: &str) {
+    fn nothing(&mut self, user: &str, line: &str) {
         self.unknown = true;
-        println!("{}: {line}", target.user);
+        println!("{user}: {line}");
     }
 
     fn exit(&self) -> ExitCode {

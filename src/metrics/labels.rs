@@ -6,7 +6,8 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use crate::outcome::{
-    Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Place, Reason, Refusal, Skip, Step, Verb,
+    Asker, BackupAct, CloseCause, Ended, Endpoint, Flaw, Initiator, Kind, Place, Reason, Refusal, RowState,
+    SessionKind, Skip, StateFile, Step, Verb,
 };
 
 /// One label, as METRICS.md shows it.
@@ -52,7 +53,25 @@ macro_rules! closed_sets {
     )+};
 }
 
-closed_sets!(Asker, CloseCause, Ended, Endpoint, Initiator, Kind, Place, Reason, Refusal, Skip, Step, Verb);
+closed_sets!(
+    Asker,
+    BackupAct,
+    CloseCause,
+    Ended,
+    Endpoint,
+    Flaw,
+    Initiator,
+    Kind,
+    Place,
+    Reason,
+    Refusal,
+    RowState,
+    SessionKind,
+    Skip,
+    StateFile,
+    Step,
+    Verb,
+);
 
 /// Declares a label set: the doc comment of each field says what the label means.
 macro_rules! labels {

@@ -9,6 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::outcome::{Ended, Outcome, Skip};
 
+pub mod state;
+
 const STYLE: &str = include_str!("page.css");
 
 /// Renews a live page in place; without it the browser loads the page anew.

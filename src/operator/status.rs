@@ -8,6 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Surfaces;
+use super::page::state::state;
 use super::page::{Headline, ago, class, live_page, meaning, took};
 use crate::board::{Board, Standing};
 use crate::inventory::Snapshot;
@@ -32,10 +33,12 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
     let snapshot = surfaces.inventory.snapshot();
     let pauses = surfaces.pauses.lock().unwrap_or_else(PoisonError::into_inner).pauses().clone();
     let trouble = surfaces.history.trouble();
+    let standings = surfaces.standings.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let board = surfaces.board();
     let (tab, headline) = headline(&board, &snapshot, &pauses, now);
     let rest = html! {
         (users(&board, &snapshot, &pauses, now))
+        (state(&board, &standings, now))
         (differences(&surfaces, now))
         (findings(&snapshot))
         h2 { "This program" }

@@ -1,10 +1,47 @@
 //! The words of snapshots and restores.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::UnknownWord;
+use super::{Ended, Failure, Reason, UnknownWord};
+
+words! {
+    /// What is done to a user's snapshots, or with one of them.
+    pub enum BackupAct {
+        /// A snapshot is made.
+        Take = "take",
+        /// Every byte of a snapshot is looked at.
+        Verify = "verify",
+        /// A snapshot is restored to a copy, and somebody logs in to it.
+        Drill = "drill",
+        /// A snapshot is put back in place of the present state.
+        Restore = "restore",
+        /// The authentication tables alone are made anew; no history is touched.
+        AuthOnly = "auth_only",
+    }
+}
+
+words! {
+    /// The files of a database.
+    pub enum StateFile {
+        /// `state.sqlite`.
+        Main = "main",
+        /// `state.sqlite-wal`: what was written since the last checkpoint.
+        Wal = "wal",
+    }
+}
+
+words! {
+    /// Whether a row of an authentication table still opens something.
+    pub enum RowState {
+        /// It can be used.
+        Live = "live",
+        /// It was used up, was revoked or has expired; t3 never removes it.
+        Ended = "ended",
+    }
+}
 
 words! {
     /// Who made a session, by its label.
@@ -85,5 +122,48 @@ words! {
         Start = "start",
         /// A login is made.
         Prove = "prove",
+    }
+}
+
+/// An act on one user's snapshots that has ended. JSON: `user`, `act`, `at`, `duration_seconds`, `snapshot`, and where it
+/// failed `failure` with `reason`, `detail`, and where there are such `step` and `flaw`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackupRun {
+    pub user: String,
+    pub act: BackupAct,
+    /// When it ended.
+    #[serde(with = "super::utc")]
+    pub at: SystemTime,
+    #[serde(rename = "duration_seconds", with = "super::seconds")]
+    pub duration: Duration,
+    /// The snapshot's name, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<BackupFailure>,
+}
+
+/// Why an act failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFailure {
+    /// Of a drill or a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<RestoreStep>,
+    /// What a verification found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flaw: Option<Flaw>,
+    pub reason: Reason,
+    pub detail: String,
+}
+
+impl BackupRun {
+    pub fn ended(&self) -> Ended {
+        if self.failure.is_none() { Ended::Ok } else { Ended::Failed }
+    }
+}
+
+impl From<Failure> for BackupFailure {
+    fn from(Failure { reason, detail }: Failure) -> Self {
+        Self { step: None, flaw: None, reason, detail }
     }
 }

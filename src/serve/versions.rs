@@ -38,8 +38,8 @@ impl Versions {
             let versions = self.pins.read(&installs, &cli, None).await;
             let running = self.running(&installs);
             let differences = versions.differences(&running, self.t3.mint);
-            self.export(&versions, &running, &differences);
             let began = since.see(&differences, SystemTime::now());
+            self.export(&versions, &running, &differences, &began);
             *lock(&self.said) = differences.iter().map(ToString::to_string).zip(began).collect();
         }
     }
@@ -55,17 +55,26 @@ impl Versions {
         running.collect()
     }
 
-    fn export(&self, versions: &pins::Versions, running: &[Running], differences: &[Difference]) {
-        let known: Vec<_> = versions.known().map(|(place, version)| (place, version.to_string())).collect();
-        let drifts = |place: Place| {
-            let drift = |difference: &Difference| matches!(difference, Difference::Drift { place: there, .. } if *there == place);
-            (place, differences.iter().any(drift))
+    fn export(
+        &self,
+        versions: &pins::Versions,
+        running: &[Running],
+        differences: &[Difference],
+        began: &[SystemTime],
+    ) {
+        let since = |is_it: &dyn Fn(&Difference) -> bool| {
+            differences.iter().zip(began).find(|(difference, _)| is_it(difference)).map(|(_, since)| *since)
         };
-        let drifts: Vec<_> = known.iter().map(|(place, _)| drifts(*place)).collect();
+        let known: Vec<_> = versions.known().map(|(place, version)| (place, version.to_string())).collect();
+        let drift = |place: Place| {
+            let is_it = |difference: &Difference| matches!(difference, Difference::Drift { place: there, .. } if *there == place);
+            (place, since(&is_it))
+        };
+        let drifts: Vec<_> = known.iter().map(|(place, _)| drift(*place)).collect();
         self.metrics.version.state(&known, &drifts);
         for Running { user, .. } in running {
-            let skew = |difference: &Difference| matches!(difference, Difference::Skew { user: whose, .. } if whose == user);
-            self.metrics.version.set_skew(user, differences.iter().any(skew));
+            let is_it = |difference: &Difference| matches!(difference, Difference::Skew { user: whose, .. } if whose == user);
+            self.metrics.version.set_skew(user, since(&is_it));
         }
     }
 }

@@ -1,17 +1,19 @@
 //! `backup restore`: the full restore, and `--auth-only`, the repair that loses nothing.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 
 use super::super::exit;
-use super::{Whom, running_version, take_and_prove};
+use super::{Whom, duty, tell_serve};
 use crate::backup::repair;
-use crate::backup::restore::{Plan, Restore};
-use crate::backup::{Snapshot, Tree};
+use crate::backup::restore::{NotRestored, Plan, Restore};
+use crate::backup::{Snapshot, Tree, running_version};
 use crate::config::Config;
-use crate::outcome::{Ended, Failure, Outcome, Reason, Run, Trigger};
+use crate::outcome::{
+    BackupAct, BackupFailure, BackupRun, Ended, Failure, Outcome, Reason, RestoreStep, Run, Trigger,
+};
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
 use crate::probe::prober::{Known, Shared};
@@ -77,21 +79,50 @@ async fn repair(
     if !args.yes {
         return Ok(dry());
     }
-    let snapshot =
-        take_and_prove(config, instance, Some(version.clone())).await.context("nothing was changed")?;
-    println!("{name}: the state before is kept as {}", snapshot.name());
-    let repaired = tokio::task::spawn_blocking(move || repair::rebuild(&database, &version)).await?;
-    repaired.context("nothing was changed")?;
-    match log_in(config, instance).await {
-        Ok(how) => {
-            println!("{name}: repaired; {how}");
-            Ok(ExitCode::SUCCESS)
+    let clock = Instant::now();
+    let mut kept = None;
+    for done in duty(config, instance).take().await {
+        tell_serve(config, &done.run);
+        if let Some(failure) = done.run.failure {
+            anyhow::bail!("nothing was changed: {}", failure.detail);
         }
-        Err(failure) => {
-            println!("{name}: repaired, but nobody can log in: {}", failure.detail);
-            Ok(ExitCode::from(exit::FAILED))
-        }
+        kept = done.run.snapshot;
     }
+    println!("{name}: the state before is kept as {}", kept.as_deref().unwrap_or_default());
+    let repaired = tokio::task::spawn_blocking(move || repair::rebuild(&database, &version)).await?;
+    let failure = match repaired {
+        Err(why) => {
+            println!("{name}: nothing was changed: {why}");
+            Some(Failure::from(why).into())
+        }
+        Ok(()) => match log_in(config, instance).await {
+            Ok(how) => {
+                println!("{name}: repaired; {how}");
+                None
+            }
+            Err(failure) => {
+                println!("{name}: repaired, but nobody can log in: {}", failure.detail);
+                Some(BackupFailure { step: Some(RestoreStep::Prove), ..failure.into() })
+            }
+        },
+    };
+    Ok(end(config, instance, BackupAct::AuthOnly, clock, kept, failure))
+}
+
+/// Tells the service how it ended, and answers the exit code.
+fn end(
+    config: &Config,
+    instance: &Instance,
+    act: BackupAct,
+    clock: Instant,
+    snapshot: Option<String>,
+    failure: Option<BackupFailure>,
+) -> ExitCode {
+    let exit = if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    let user = instance.name.clone();
+    let duration = clock.elapsed();
+    tell_serve(config, &BackupRun { user, act, at: SystemTime::now(), duration, snapshot, failure });
+    exit
 }
 
 async fn full(
@@ -112,6 +143,7 @@ async fn full(
     if !args.yes {
         return Ok(dry());
     }
+    let clock = Instant::now();
     let restore = Restore { section: &config.backup, instance, snapshot: &snapshot, version, now };
     let mut how = String::new();
     let restored = restore
@@ -120,19 +152,21 @@ async fn full(
             Ok(())
         })
         .await;
-    match restored {
+    let failure = match restored {
         Ok(restored) => {
             println!("{}: restored; {how}", instance.name);
             if let Some(aside) = restored.aside {
                 println!("{}: the former state lies in {}", instance.name, aside.display());
             }
-            Ok(ExitCode::SUCCESS)
+            None
         }
         Err(failed) => {
             println!("{}: not restored: {failed}", instance.name);
-            Ok(ExitCode::from(exit::FAILED))
+            let NotRestored { step, failure, .. } = failed;
+            Some(BackupFailure { step: Some(step), ..failure.into() })
         }
-    }
+    };
+    Ok(end(config, instance, BackupAct::Restore, clock, Some(snapshot.name()), failure))
 }
 
 fn newest(tree: &Tree) -> anyhow::Result<Snapshot> {
