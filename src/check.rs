@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use nix::unistd::AccessFlags;
 
@@ -14,6 +15,8 @@ use crate::cli::exit;
 use crate::config::{Config, Source};
 use crate::inventory;
 use crate::outcome::Finding;
+
+mod credential;
 
 /// How bad a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +43,8 @@ pub fn run(config: &Config, source: &Source) -> ExitCode {
     items.push(listener("operator.listen", config.operator.listen));
     items.extend(config.operator.socket.as_deref().map(|path| socket("operator.socket", path)));
     items.extend(config.operator.token_file.as_deref().map(|path| secret_file("operator.token_file", path)));
+
+    items.extend(credential::credentials(&config.credential, SystemTime::now()));
 
     let worst = items.iter().map(|item| item.level).max();
     // Whoever reads may have gone (`check | head`); the exit code is the answer all the same.

@@ -12,7 +12,9 @@ use toml::de::DeTable;
 use refusal::Problem;
 pub use refusal::Refused;
 
-use crate::{backup, dispatch, gate, helper, history, inventory, operator, pins, probe, t3, telemetry};
+use crate::{
+    backup, credential, dispatch, gate, helper, history, inventory, operator, pins, probe, t3, telemetry,
+};
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub pins: pins::Section,
     pub backup: backup::Section,
     pub gate: gate::Section,
+    pub credential: credential::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -62,6 +65,7 @@ impl Default for Config {
             pins: pins::Section::default(),
             backup: backup::Section::default(),
             gate: gate::Section::default(),
+            credential: credential::Section::default(),
         }
     }
 }
@@ -148,6 +152,11 @@ impl Config {
         for (section, key, sentence) in config.complaints() {
             problems.push(Problem::complaint(text, whole.get_ref(), section, key, &sentence));
         }
+        for (index, key, sentence) in config.credential.complaints() {
+            let block = ("credential", *index);
+            // Not of the whole: where blocks were taken out, the others have moved up.
+            problems.push(Problem::complaint_of_block(text, document.get_ref(), block, key, sentence));
+        }
         if problems.is_empty() { Ok(config) } else { Err(Refused::new(path, problems)) }
     }
 }
@@ -188,9 +197,14 @@ mod tests {
         is_explained: bool,
     }
 
+    /// The keys of the sections. What lies in `#[[credential]]`, of which there may be many, is shown by `blocks`.
     fn shown() -> Vec<Shown> {
         let (mut section, mut explained, mut shown) = (String::new(), false, Vec::new());
         for line in EXAMPLE.lines() {
+            if line.starts_with("#[[") {
+                section.clear();
+                section.push_str("[[");
+            }
             if let Some(name) = line.strip_prefix('[') {
                 section = name.trim_matches(['[', ']']).to_owned();
             } else if let Some(line) =
@@ -211,7 +225,14 @@ mod tests {
             }
             explained = line.starts_with("# ");
         }
+        shown.retain(|key| key.section != "[[");
         shown
+    }
+
+    /// Each `#[[name]]` of the example with its lines, comments included.
+    fn blocks() -> Vec<(&'static str, &'static str)> {
+        let blocks = EXAMPLE.split("#[[").skip(1).map(|block| block.split("\n[").next().unwrap_or_default());
+        blocks.map(|block| block.split_once("]]").expect("'#[[name]]'")).collect()
     }
 
     fn document(keys: &[Shown], wanted: fn(&Shown) -> bool) -> String {
@@ -269,17 +290,49 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix('[')?.strip_suffix(']'))
             .map(ToOwned::to_owned)
+            .chain(blocks().iter().map(|(name, _)| (*name).to_owned()))
             .collect();
         let keys = shown();
         let of = |section: &str| -> BTreeSet<String> {
             keys.iter().filter(|key| key.section == section).map(|key| key.key.clone()).collect()
         };
         assert_eq!(known(""), &of("") | &sections);
-        for section in &sections {
+        for section in sections.iter().filter(|section| !blocks().iter().any(|(name, _)| name == section)) {
             assert_eq!(known(section), of(section), "[{section}]");
         }
         let unexplained: Vec<_> = keys.iter().filter(|key| !key.is_explained).map(|key| &key.key).collect();
         assert_eq!(unexplained, Vec::<&String>::new());
+    }
+
+    #[test]
+    fn the_example_shows_every_way_to_write_a_credential_and_explains_every_key_once() {
+        let (mut whole, mut shown, mut explained) = (String::new(), BTreeSet::new(), BTreeSet::new());
+        for (name, lines) in blocks() {
+            let mut block = format!("[[{name}]]\n");
+            let mut before = "";
+            for line in lines.lines() {
+                if let Some(line) =
+                    line.strip_prefix('#').filter(|line| line.starts_with(char::is_alphabetic))
+                {
+                    let assignment =
+                        line.strip_suffix(" # no default").expect("no key of a block has a default");
+                    let (key, _) = assignment.split_once(" = ").expect("'#key = value'");
+                    block.push_str(&format!("{assignment}\n"));
+                    shown.insert(key);
+                    if before.starts_with("# ") {
+                        explained.insert(key);
+                    }
+                }
+                before = line;
+            }
+            assert_ne!(parse(&block).expect(&block), Config::default());
+            whole.push_str(&block);
+        }
+        parse(&whole).expect("all blocks at once");
+        assert_eq!(shown, explained);
+        let refused = parse("[[credential]]\nqqqqqqqqqqqqqqqqqqqq = 1").expect_err("no such key");
+        let (_, known) = refused.split_once("known here: ").expect("the keys are listed");
+        assert_eq!(known.trim().split(", ").collect::<BTreeSet<_>>(), shown);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod census;
 mod comparison;
 mod dispatch_table;
 mod env_file;
-mod source_file;
+pub mod source_file;
 mod sources;
 mod user_map;
 mod watch;

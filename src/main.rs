@@ -8,6 +8,7 @@ mod board;
 mod check;
 mod cli;
 mod config;
+mod credential;
 mod demo;
 mod dispatch;
 mod docket;

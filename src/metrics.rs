@@ -3,6 +3,7 @@
 
 mod backup;
 mod book;
+mod credential;
 mod dispatch;
 mod exposition;
 mod instance;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::backup::Snapshots;
 use self::book::Book;
+pub use self::credential::Stands;
 pub use self::dispatch::DispatchUser;
 pub use self::exposition::Format;
 use crate::outcome::Run;
@@ -40,6 +42,7 @@ pub struct Metrics {
     state: state::State,
     pub backup: backup::Backup,
     pub version: version::Version,
+    pub credential: credential::Credential,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -77,6 +80,7 @@ impl Metrics {
             state: state::State::register(&mut book),
             backup: backup::Backup::register(&mut book),
             version: version::Version::register(&mut book),
+            credential: credential::Credential::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,

@@ -28,6 +28,7 @@ use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober};
 
 mod access;
+mod credentials;
 mod events;
 mod health;
 mod history;
@@ -99,6 +100,7 @@ pub struct Seen {
     pub differences: Arc<Mutex<Vec<(String, SystemTime)>>>,
     /// How everybody's snapshots stand.
     pub standings: Arc<Mutex<BTreeMap<String, Standing>>>,
+    pub credentials: Arc<Mutex<crate::credential::Watch>>,
     pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
 }

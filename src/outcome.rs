@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[macro_use]
 mod words;
 mod backup;
+mod credential;
 mod finding;
 mod helper_verb;
 mod json;
@@ -19,6 +20,7 @@ mod run;
 mod verdict;
 
 pub use backup::{BackupAct, BackupFailure, BackupRun, Flaw, RestoreStep, RowState, SessionKind, StateFile};
+pub use credential::{CredentialState, Evidence};
 pub use finding::Finding;
 pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};

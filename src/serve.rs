@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::board::{Before, Board, Turn};
 use crate::config::{Config, Source};
+use crate::credential;
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
@@ -24,6 +25,7 @@ use crate::probe::prober::{Order, Prober, Shared};
 use crate::spool::{self, Event, Spool};
 
 mod backups;
+mod credentials;
 mod versions;
 
 pub use self::backups::Standings;
@@ -44,6 +46,7 @@ struct Service {
     prober: Arc<Mutex<Prober>>,
     pauses: Arc<Mutex<PauseFile>>,
     access: Arc<Mutex<Access>>,
+    credentials: Arc<Mutex<credential::Watch>>,
     shared: Arc<Shared>,
     spool: Spool,
     /// Whether the log has been told that the spool cannot be read.
@@ -98,7 +101,10 @@ pub async fn run(
     let access = config.helper.access(&config.t3, &config.state_dir);
     let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
     let history = Arc::new(History::open(&config.state_dir.join("history.sqlite"), &config.history).await);
+    let mut credentials = credential::Watch::default();
+    credentials.configure(&config.credential);
     let service = Service {
+        credentials: Arc::new(Mutex::new(credentials)),
         metrics: Arc::new(Metrics::new(Build::THIS)),
         inventory: Watch::start(config.inventory.clone()).await,
         board: Arc::new(Mutex::new(remembered(&history).await)),
@@ -146,6 +152,7 @@ pub async fn run(
         turns: crate::operator::probe::Turns::default(),
         differences: said,
         standings,
+        credentials: service.credentials.clone(),
         reload,
     };
     doors.serve(seen, &tasks, &stop);
@@ -156,6 +163,9 @@ pub async fn run(
     if !service.config.helper.is_used() {
         tasks.spawn(keeper.keep(stop.clone()));
     }
+    let credentials =
+        credentials::Credentials { watch: service.credentials.clone(), metrics: service.metrics.clone() };
+    tasks.spawn(credentials.watch(stop.clone()));
     tracing::info!(%address, "t3-prober serves");
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -363,6 +373,7 @@ impl Service {
             self.shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
             lock(&self.prober).replace(self.shared.clone());
         }
+        lock(&self.credentials).configure(&config.credential);
         let status = self.inventory.reconfigure(config.inventory.clone()).await;
         self.config = config;
         let mut report = "the configuration was taken over\n".to_owned();

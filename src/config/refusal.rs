@@ -105,6 +105,24 @@ impl Problem {
             message: format!("{name}: {sentence}"),
         }
     }
+
+    /// The same about a key of one of several `[[section]]`, or about the whole of it where the key is not there.
+    pub(super) fn complaint_of_block(
+        text: &str,
+        document: &DeTable<'_>,
+        (section, index): (&str, usize),
+        key: &str,
+        sentence: &str,
+    ) -> Self {
+        let blocks = document.get(section).and_then(|blocks| blocks.get_ref().as_array());
+        let block = blocks.and_then(|blocks| blocks.get(index));
+        let entry = block.and_then(|block| block.get_ref().as_table()?.get_key_value(key));
+        let span = entry.map(|(key, _)| key.span()).or_else(|| block.map(|block| block.span()));
+        Self {
+            place: span.map(|span| place(text, span.start)),
+            message: format!("{section}.{key}: {sentence}"),
+        }
+    }
 }
 
 /// Takes the innermost key or value around `span` out of the table and says which it was, as a dotted path.
@@ -197,7 +215,7 @@ fn shown() -> impl Iterator<Item = (&'static str, &'static str)> {
     EXAMPLE
         .lines()
         .scan("", |section, line| {
-            if let Some(name) = line.strip_prefix('[') {
+            if let Some(name) = line.strip_prefix('[').or_else(|| line.strip_prefix("#[[")) {
                 *section = name.trim_matches(['[', ']']);
             }
             let assignment = line.strip_prefix('#').filter(|line| line.starts_with(char::is_alphabetic));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use crate::outcome::{
-    Asker, BackupAct, CloseCause, Ended, Endpoint, Flaw, Initiator, Kind, Place, Reason, Refusal, RowState,
-    SessionKind, Skip, StateFile, Step, Verb,
+    Asker, BackupAct, CloseCause, CredentialState, Ended, Endpoint, Evidence, Flaw, Initiator, Kind, Place,
+    Reason, Refusal, RowState, SessionKind, Skip, StateFile, Step, Verb,
 };
 
 /// One label, as METRICS.md shows it.
@@ -57,8 +57,10 @@ closed_sets!(
     Asker,
     BackupAct,
     CloseCause,
+    CredentialState,
     Ended,
     Endpoint,
+    Evidence,
     Flaw,
     Initiator,
     Kind,

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::outcome::{
-    Asker, CloseCause, Endpoint, Facts, Initiator, Kind, Outcome, Place, Reason, Refusal, Skip, Step,
-    StepResult, Trigger, Verb,
+    Asker, CloseCause, CredentialState, Endpoint, Evidence, Facts, Initiator, Kind, Outcome, Place, Reason,
+    Refusal, Skip, Step, StepResult, Trigger, Verb,
 };
 
 mod state;
@@ -104,6 +104,9 @@ fn small_world() -> Metrics {
     let known = [(Place::Installed, "0.0.26".to_owned()), (Place::Pinned, "0.0.24".to_owned())];
     metrics.version.state(&known, &[(Place::Installed, None), (Place::Pinned, Some(noon()))]);
     metrics.version.set_skew("ann", Some(noon()));
+    let end = Some((noon() + Duration::from_secs(3600), Evidence::Mtime, noon()));
+    let standing = CredentialState::ExpiresIn7Days;
+    metrics.credential.state(&[Stands { name: "registry", user: None, standing, known: end }]);
     metrics.inventory.reloaded(true, noon());
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));

@@ -8,6 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Surfaces;
+use super::credentials::credentials;
 use super::page::state::state;
 use super::page::{Headline, ago, class, live_page, meaning, took};
 use crate::board::{Board, Standing};
@@ -41,6 +42,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
         (state(&board, &standings, now))
         (differences(&surfaces, now))
         (findings(&snapshot))
+        (credentials(&surfaces.credentials.lock().unwrap_or_else(PoisonError::into_inner), now))
         h2 { "This program" }
         dl {
             dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) ", up since " (ago(surfaces.started, now)) }

@@ -18,6 +18,7 @@ mod backup;
 mod bad_input;
 mod config;
 mod conformance;
+mod credential;
 mod demo;
 mod dispatch_forward;
 mod dispatch_identity;
