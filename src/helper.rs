@@ -84,6 +84,11 @@ impl Section {
         self.way().is_some()
     }
 
+    /// The accounts that act for users by the helper: what these report of users is believed.
+    pub fn caller_uids(&self) -> impl Iterator<Item = u32> {
+        self.callers.keys().filter_map(|name| caller::uid_of(name))
+    }
+
     /// Who mints and looks at databases: the helper where there is one, else we ourselves.
     pub fn access(&self, t3: &t3::Section, state_dir: &Path) -> Access {
         self.way().map_or_else(|| Access::own(state_dir.join("keepers"), t3), Access::helper)

@@ -93,6 +93,10 @@ pub async fn run(
     let spool = config.state_dir.join("spool");
     std::fs::create_dir_all(&spool).with_context(|| format!("cannot make the spool {}", spool.display()))?;
 
+    let mut limits = spool::Limits::default();
+    // The dispatch tells of logins, and has an account of its own.
+    limits.accepted_uids.extend(config.helper.caller_uids());
+
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let (runs, finished) = mpsc::channel(1024);
@@ -111,7 +115,7 @@ pub async fn run(
         prober: Arc::new(Mutex::new(Prober::new(shared.clone(), runs, tasks.clone(), stop.clone()))),
         access: Arc::new(Mutex::new(Access::new(&config.operator)?)),
         pauses: Arc::new(Mutex::new(PauseFile::new(config.state_dir.join("pauses.json")))),
-        spool: Spool::new(spool, spool::Limits::default()),
+        spool: Spool::new(spool, limits),
         spool_broken: false,
         history: history.clone(),
         shared,

@@ -117,7 +117,7 @@ impl Problem {
         let blocks = document.get(section).and_then(|blocks| blocks.get_ref().as_array());
         let block = blocks.and_then(|blocks| blocks.get(index));
         let entry = block.and_then(|block| block.get_ref().as_table()?.get_key_value(key));
-        let span = entry.map(|(key, _)| key.span()).or_else(|| block.map(|block| block.span()));
+        let span = entry.map(|(key, _)| key.span()).or_else(|| block.map(toml::Spanned::span));
         Self {
             place: span.map(|span| place(text, span.start)),
             message: format!("{section}.{key}: {sentence}"),

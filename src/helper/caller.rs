@@ -19,6 +19,11 @@ pub struct Caller {
     verbs: BTreeSet<HelperVerb>,
 }
 
+/// An account by its name or its number.
+pub fn uid_of(name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()))
+}
+
 impl Caller {
     /// Whoever made the connection.
     pub fn of_connection(section: &Section, socket: &impl AsFd) -> Result<Self, String> {
@@ -44,10 +49,7 @@ impl Caller {
             return Self { uid, name: Some("root".to_owned()), verbs };
         }
         // A name is looked up, not the uid: two accounts may share a uid, and only one of them is listed.
-        let is_them = |name: &str| match name.parse::<u32>() {
-            Ok(number) => number == uid,
-            Err(_) => User::from_name(name).ok().flatten().is_some_and(|user| user.uid.as_raw() == uid),
-        };
+        let is_them = |name: &str| uid_of(name) == Some(uid);
         let listed: Vec<_> = section.callers.iter().filter(|(name, _)| is_them(name)).collect();
         Self {
             uid,

@@ -65,11 +65,11 @@ fn tell(
         match state {
             _ if before == Some(state) => {}
             CredentialState::Valid if before.is_none() => {
-                tracing::debug!(%credential, "a credential is watched")
+                tracing::debug!(%credential, "a credential is watched");
             }
             CredentialState::Valid => tracing::info!(%credential, "a credential is valid again"),
             CredentialState::Expired => {
-                tracing::error!(%credential, %state, trouble, "a credential has ended")
+                tracing::error!(%credential, %state, trouble, "a credential has ended");
             }
             _ => tracing::warn!(%credential, %state, trouble, "a credential needs a look"),
         }

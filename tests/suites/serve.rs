@@ -271,3 +271,27 @@ fn the_state_directory_is_closed_to_others() {
     assert_eq!([mode("state"), mode("state/keepers"), mode("state/keepers/ann.json")], [0o750, 0o700, 0o600]);
     assert_eq!(mode("state/history.sqlite") & 0o007, 0, "the history is readable by everybody");
 }
+
+#[test]
+fn a_login_that_the_dispatchs_own_account_reports_is_taken_in_and_a_strangers_is_not() {
+    if !tools::root() {
+        return;
+    }
+    let (dispatch, stranger) = (65_533, 65_532);
+    let world = World::with(&[("ann", "0.0.33")])
+        .configured(&format!("[helper]\ncallers = {{ \"{dispatch}\" = [\"mint\"] }}\n"));
+    let serving = world.serve();
+    let login = serde_json::json!({
+        "event": "login", "user": "ann", "endpoint": "browser_session", "duration_seconds": 0.02,
+        "at": humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+    });
+    for uid in [stranger, dispatch] {
+        let (hidden, shown) =
+            (world.path(&format!("state/spool/.{uid}")), world.path(&format!("state/spool/{uid}.json")));
+        std::fs::write(&hidden, login.to_string()).expect("an event");
+        std::os::unix::fs::chown(&hidden, Some(uid), None).expect("an owner");
+        std::fs::rename(hidden, shown).expect("a rename");
+    }
+    serving.until_metric("t3_prober_spool_events_total{event=\"login\"}", |events| events == 1.0);
+    serving.until_metric("t3_prober_spool_rejected_total", |rejected| rejected == 1.0);
+}
