@@ -3,16 +3,17 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::AccessFlags;
 
 use crate::cli::exit;
 use crate::config::{Config, Source};
+use crate::dispatch;
 use crate::inventory;
 use crate::outcome::Finding;
 
@@ -43,6 +44,8 @@ pub fn run(config: &Config, source: &Source) -> ExitCode {
     items.push(listener("operator.listen", config.operator.listen));
     items.extend(config.operator.socket.as_deref().map(|path| socket("operator.socket", path)));
     items.extend(config.operator.token_file.as_deref().map(|path| secret_file("operator.token_file", path)));
+    items.extend(dispatch(&config.dispatch));
+    items.extend(front(config));
 
     items.extend(credential::credentials(&config.credential, SystemTime::now()));
 
@@ -205,6 +208,55 @@ fn listener(subject: &'static str, address: SocketAddr) -> Item {
     Item::new(level, subject, message)
 }
 
+/// The users' front door, where somebody is to come in by it: a file that leaves the section alone has none.
+fn dispatch(section: &dispatch::Section) -> Vec<Item> {
+    if *section == dispatch::Section::default() {
+        return Vec::new();
+    }
+    let obstacles = section.obstacles();
+    let mut items: Vec<_> = section.addresses().map(|address| listener("dispatch.listen", address)).collect();
+    items.extend(section.sockets().map(|path| socket("dispatch.listen", path)));
+    items.extend(section.secret_file.as_deref().map(|path| secret_file("dispatch.secret_file", path)));
+    items.extend(section.probe_key_file.as_deref().map(|path| secret_file("dispatch.probe_key_file", path)));
+    items.extend(
+        obstacles.into_iter().map(|(subject, error)| Item::new(Level::Error, subject, format!("{error:#}"))),
+    );
+    if section.allowed_domains.iter().any(|domain| domain == "*") {
+        let message = "\"*\" lets whoever can get an account of a user's name, in any domain at the edge, in as that user; name the domains that are yours";
+        items.push(Item::new(Level::Warn, "dispatch.allowed_domains", message.to_owned()));
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    items.extend(section.trusted_uids.iter().flatten().filter(|uid| **uid >= 1000 && **uid != own).map(
+        |uid| {
+            let message = format!(
+                "every process of uid {uid} may come in as anybody; name the edge's own account alone"
+            );
+            Item::new(Level::Warn, "dispatch.trusted_uids", message)
+        },
+    ));
+    items
+}
+
+/// The way that the probes take through the dispatch.
+fn front(config: &Config) -> Option<Item> {
+    let subject = "probe.front";
+    let address = config.probe.front?;
+    let item = |level, message: String| Some(Item::new(level, subject, message));
+    if config.dispatch.probe_key_file.is_none() && !config.dispatch.inside_serve {
+        let message = "without a [dispatch] probe_key_file a probe there would count as a user; write a random key into a file that both accounts can read";
+        return item(Level::Error, message.to_owned());
+    }
+    match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+        Ok(_) => item(Level::Ok, format!("{address} answers")),
+        Err(error) => item(
+            Level::Warn,
+            format!(
+                "{address}: {error}; name a TCP address of [dispatch] listen, and start t3-prober dispatch"
+            ),
+        ),
+    }
+}
+
 fn socket(subject: &'static str, path: &Path) -> Item {
     let is_there = path.parent().is_some_and(Path::is_dir);
     if is_there {
@@ -341,5 +393,44 @@ mod tests {
             set_permissions(&command, Permissions::from_mode(mode)).expect("a mode");
             assert_eq!(installs(dir.path()).level, expected, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_front_door_that_would_not_open_or_opens_to_too_many_is_said_and_none_at_all_is_nothing() {
+        let lines = |section: &str| -> Vec<String> {
+            let section: dispatch::Section = toml::from_str(section).expect("a section");
+            dispatch(&section).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(lines(""), Vec::<String>::new());
+        let well = lines("listen = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"10.0.0.7\"]");
+        assert!(well.iter().all(|line| line.starts_with("ok ")), "{well:?}");
+        for (section, level, said) in [
+            ("max_connections = 9", "error", "believes nobody"),
+            ("trusted_uids = [54321]", "warn", "every process of uid 54321"),
+            ("trusted_uids = [0]\nallowed_domains = [\"*\"]", "warn", "name the domains"),
+            ("trusted_uids = [0]\nsecret_file = \"/nonexistent/secret\"", "error", "/nonexistent/secret"),
+            ("trusted_uids = [0]\nprobe_key_file = \"/nonexistent/key\"", "error", "/nonexistent/key"),
+            ("trusted_uids = [0]\njwks_file = \"/nonexistent/jwks\"", "error", "token_audience"),
+            ("listen = [\"unix:/nonexistent/socket\"]", "warn", "its directory does not exist"),
+        ] {
+            let lines = lines(section);
+            assert!(
+                lines.iter().any(|line| line.starts_with(level) && line.contains(said)),
+                "{section}: {lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_way_for_the_probes_that_leads_nowhere_is_said() {
+        let mut config = Config::default();
+        assert_eq!(front(&config).map(|item| item.level), None);
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        config.probe.front = taken.local_addr().ok();
+        assert_eq!(front(&config).map(|item| item.level), Some(Level::Error), "no key");
+        config.dispatch.probe_key_file = Some("/etc/t3-prober/probe.key".into());
+        assert_eq!(front(&config).map(|item| item.level), Some(Level::Ok));
+        drop(taken);
+        assert_eq!(front(&config).map(|item| item.level), Some(Level::Warn));
     }
 }

@@ -97,6 +97,7 @@ impl Config {
             ("operator.socket", self.operator.socket != new.operator.socket),
             ("history", self.history != new.history),
             ("backup", self.backup != new.backup),
+            ("dispatch", self.dispatch != new.dispatch),
         ];
         fixed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -106,8 +107,12 @@ impl Config {
         let relative = self.state_dir.is_relative();
         let state_dir = format!("'{}' is not an absolute path; begin it with /", self.state_dir.display());
         let own = relative.then_some(("state_dir", state_dir));
+        let privileged = self.dispatch.inside_serve && self.helper.is_configured();
+        let exposed = "with a [helper] the users' listener is kept apart from what may act for them; leave this out, and run t3-prober dispatch as an account of its own";
+        let exposed = privileged.then(|| ("inside_serve", exposed.to_owned()));
         let sections = [
             ("", own.into_iter().collect()),
+            ("dispatch", exposed.into_iter().collect()),
             ("inventory", self.inventory.complaints()),
             ("t3", self.t3.complaints()),
             ("probe", self.probe.complaints()),

@@ -2,7 +2,7 @@
 //! HTTP or WebSocket conversation; everybody else is refused. Who is believed about an identity is configured, never assumed.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -21,6 +21,7 @@ mod headers;
 mod identity;
 mod instance;
 mod kept;
+mod keys;
 mod listener;
 mod login;
 mod names;
@@ -39,12 +40,19 @@ mod worker;
 
 pub use acceptor::Dispatch;
 pub use front::LoginNews;
+pub use keys::Keys;
 pub use login::ThroughT3;
+
+/// What is wrong with a dispatch that [`Section::trusts_somebody`] does not hold of, and the remedy.
+const BELIEVES_NOBODY: &str = "the dispatch believes nobody about who a user is, so it would refuse everybody; name the edge in trusted_proxies, its account in trusted_uids, a secret_file, or listen on a unix socket";
 
 /// `[dispatch]`: where users come in, and who is believed about who they are.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Section {
+    /// Whether `serve` serves users too, in its own process: for a laptop, where nothing is privileged. Default false:
+    /// `t3-prober dispatch` does.
+    pub inside_serve: bool,
     /// Where clients connect: addresses, or `unix:` and a path (mode 0660). Default `["127.0.0.1:9080"]`. Sockets that
     /// systemd passes are used instead of these. A change needs a restart.
     pub listen: Vec<listener::Listen>,
@@ -59,7 +67,8 @@ pub struct Section {
     pub allowed_domains: Vec<String>,
     /// Prefixes of cookies that belong to the edge and are kept from instances. Default `["authentik_"]`.
     pub edge_cookies: Vec<String>,
-    /// A file with the key that marks the prober's own requests. No default; absent, every request is a user's.
+    /// A file with the key that marks the prober's own requests, which the prober reads too. No default; absent, every
+    /// request is a user's. Inside `serve` one is made up where none is named.
     pub probe_key_file: Option<PathBuf>,
     /// Verified mode: beside the peer's word, the edge's signed token (`X-authentik-jwt`) must name the same user, by a
     /// key of this JWKS file. Read again when it changes. No default; absent, no token is asked for.
@@ -99,6 +108,7 @@ pub struct Section {
 impl Default for Section {
     fn default() -> Self {
         Self {
+            inside_serve: false,
             listen: vec![listener::Listen::Tcp((Ipv4Addr::LOCALHOST, 9080).into())],
             trusted_proxies: Vec::new(),
             trusted_uids: None,
@@ -141,12 +151,17 @@ impl Section {
             let sentence = "only http:// can be fetched; for https let a timer write a jwks_file";
             complaints.push(("jwks_url", sentence.to_owned()));
         }
+        if self.inside_serve && !self.trusts_somebody() {
+            complaints.push(("inside_serve", BELIEVES_NOBODY.to_owned()));
+        }
         if self.listen.is_empty() {
             complaints.push(("listen", "it names no address; write one, or leave the key out".to_owned()));
         }
         if self.allowed_domains.iter().any(|domain| domain.is_empty() || domain.contains('@')) {
-            complaints
-                .push(("allowed_domains", "a domain is what follows the '@', as example.org".to_owned()));
+            complaints.push((
+                "allowed_domains",
+                "a domain is not a whole identity; write what follows the '@', as example.org".to_owned(),
+            ));
         }
         complaints
     }
@@ -157,6 +172,31 @@ impl Section {
             || self.trusted_uids.is_some()
             || self.secret_file.is_some()
             || self.listen.iter().any(|listen| matches!(listen, listener::Listen::Unix(_)))
+    }
+
+    /// The addresses it listens on.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.iter().filter_map(|listen| match listen {
+            listener::Listen::Tcp(address) => Some(*address),
+            listener::Listen::Unix(_) => None,
+        })
+    }
+
+    /// The unix sockets it listens on.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.listen.iter().filter_map(|listen| match listen {
+            listener::Listen::Tcp(_) => None,
+            listener::Listen::Unix(path) => Some(path.as_path()),
+        })
+    }
+
+    /// What would end the program at its start although every key can be read, with the place it is best put right at.
+    pub fn obstacles(&self) -> Vec<(&'static str, anyhow::Error)> {
+        let nobody = (!self.trusts_somebody()).then(|| anyhow::anyhow!("{BELIEVES_NOBODY}"));
+        let nobody = nobody.map(|error| ("dispatch", error));
+        let keys = Keys::read(self).err().map(|error| ("dispatch", error));
+        let tokens = token::Tokens::new(self).err().map(|error| ("dispatch.jwks", error));
+        nobody.into_iter().chain(keys).chain(tokens).collect()
     }
 
     fn worker_count(&self) -> usize {

@@ -142,8 +142,14 @@ words! {
         Redirected = "redirected",
         /// The dispatch proxy paired a request that already had a session.
         PairedAgain = "paired_again",
+        /// The dispatch proxy passed a first visit on without a session.
+        NotPaired = "not_paired",
         /// The dispatch proxy does not know the identity.
         UnknownIdentity = "unknown_identity",
+        /// The dispatch proxy does not take the prober's word about an identity.
+        UntrustedPeer = "untrusted_peer",
+        /// The dispatch proxy has more connections than its limit allows.
+        TooManyConnections = "too_many_connections",
         /// A file is missing or may not be read.
         Unreadable = "unreadable",
         /// A database file is damaged.

@@ -2,6 +2,7 @@
 //! A probe returns a `Run`; it knows neither metrics nor history, and one user's trouble never delays another's probe.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -15,12 +16,14 @@ use crate::t3::keeper::Limits;
 use crate::t3::trace::TraceContext;
 
 mod ages;
+pub mod front;
 pub mod handshake;
 pub mod prober;
 pub mod pulse;
 pub mod schedule;
 pub mod state;
 mod tables;
+mod task;
 
 /// `[probe]`: how often and how patiently.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,6 +47,15 @@ pub struct Section {
     /// How often every instance's database is read, where it changed. Default 1m.
     #[serde(with = "humantime_serde")]
     pub state_interval: Duration,
+    /// A TCP listener of the dispatch, where it is asked as the edge would ask. No default; absent, nothing is asked
+    /// through it, unless it runs inside `serve`.
+    pub front: Option<SocketAddr>,
+    /// Accounts that this listener may belong to, besides root and our own. Default none.
+    pub front_uids: Vec<u32>,
+    /// How often every user's kept session is shown at the dispatch. Default 1m. Every second handshake is a first
+    /// visit there.
+    #[serde(with = "humantime_serde")]
+    pub front_interval: Duration,
     /// How often the running version is read when nothing suggests that it changed. Default 5m.
     #[serde(with = "humantime_serde")]
     pub version_interval: Duration,
@@ -65,6 +77,9 @@ impl Default for Section {
             request_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(15),
             state_interval: Duration::from_secs(60),
+            front: None,
+            front_uids: Vec::new(),
+            front_interval: Duration::from_secs(60),
             version_interval: Duration::from_secs(300),
             start_grace: Duration::from_secs(10),
             concurrent_pulses: 512,
@@ -83,6 +98,7 @@ impl Section {
             ("request_timeout", self.request_timeout),
             ("command_timeout", self.command_timeout),
             ("state_interval", self.state_interval),
+            ("front_interval", self.front_interval),
             ("version_interval", self.version_interval),
         ];
         let counts = [
@@ -104,6 +120,12 @@ impl Section {
     /// A probe never runs into the next one of its kind.
     pub fn pulse_limit(&self) -> Duration {
         self.pulse_timeout.min(self.pulse_interval.mul_f64(0.8))
+    }
+
+    /// The same for one request through the dispatch.
+    pub fn front_limits(&self) -> Limits {
+        let most = self.front_interval.mul_f64(0.8);
+        Limits { request: self.request_timeout.min(most), command: self.command_timeout.min(most) }
     }
 
     /// The same for each part of a handshake.

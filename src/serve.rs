@@ -23,9 +23,13 @@ use crate::outcome::{BackupRun, Ended, EventKind, Finding, Run};
 use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober, Shared};
 use crate::spool::{self, Event, Spool};
+use crate::t3::door::Door;
+
+use self::front::Front;
 
 mod backups;
 mod credentials;
+mod front;
 mod versions;
 
 pub use self::backups::Standings;
@@ -44,6 +48,7 @@ struct Service {
     inventory: Watch,
     board: Arc<Mutex<Board>>,
     prober: Arc<Mutex<Prober>>,
+    front: Front,
     pauses: Arc<Mutex<PauseFile>>,
     access: Arc<Mutex<Access>>,
     credentials: Arc<Mutex<credential::Watch>>,
@@ -102,14 +107,18 @@ pub async fn run(
     let (runs, finished) = mpsc::channel(1024);
     let (reload, reloads) = mpsc::channel(4);
 
-    let access = config.helper.access(&config.t3, &config.state_dir);
-    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
+    let (logins, news) = mpsc::channel(256);
+
+    let metrics = Arc::new(Metrics::new(Build::THIS));
+    let front = Front::open(&config, &metrics, logins, &tasks, &stop)?;
+    let shared = Arc::new(shared(&config, &config.state_dir, front.door(&config)?));
     let history = Arc::new(History::open(&config.state_dir.join("history.sqlite"), &config.history).await);
     let mut credentials = credential::Watch::default();
     credentials.configure(&config.credential);
     let service = Service {
         credentials: Arc::new(Mutex::new(credentials)),
-        metrics: Arc::new(Metrics::new(Build::THIS)),
+        metrics,
+        front,
         inventory: Watch::start(config.inventory.clone()).await,
         board: Arc::new(Mutex::new(remembered(&history).await)),
         prober: Arc::new(Mutex::new(Prober::new(shared.clone(), runs, tasks.clone(), stop.clone()))),
@@ -174,12 +183,13 @@ pub async fn run(
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    service.work(finished, acts, reloads, signals).await;
+    let farewell = FAREWELL + service.front.drain();
+    service.work(finished, acts, reloads, news, signals).await;
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     tasks.close();
-    if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(farewell, tasks.wait()).await.is_err() {
         tracing::warn!(
             "not every probe and connection ended in time; sessions that probes made are revoked after the next start"
         );
@@ -195,6 +205,7 @@ impl Service {
         mut finished: mpsc::Receiver<Run>,
         mut acts: mpsc::Receiver<BackupRun>,
         mut reloads: mpsc::Receiver<Reload>,
+        mut news: mpsc::Receiver<Event>,
         Signals { mut hangup, mut terminate, mut interrupt }: Signals,
     ) {
         let mut inventory = self.inventory.subscribe();
@@ -210,6 +221,7 @@ impl Service {
                     let snapshot = inventory.borrow_and_update().clone();
                     self.take_over(&snapshot);
                 }
+                Some(event) = news.recv() => self.take_in(event),
                 _ = look.tick() => self.look_around(),
                 _ = hangup.recv() => {
                     if let Err(error) = self.reload().await {
@@ -281,6 +293,7 @@ impl Service {
         self.metrics.set_users(&served);
         lock(&self.board).serve(targets.iter().map(|target| target.user.as_str()));
         lock(&self.prober).serve(targets);
+        self.front.serve(snapshot.clone());
         let findings = snapshot.inventory.findings();
         let counts: Vec<_> = Finding::ALL
             .iter()
@@ -298,7 +311,10 @@ impl Service {
             Ok(taken) => {
                 for taken in taken {
                     match taken {
-                        Ok(event) => self.take_in(event),
+                        Ok(event) => {
+                            self.metrics.prober.spool_event(event.word());
+                            self.take_in(event);
+                        }
                         Err(rejection) => {
                             self.metrics.prober.spool_rejected();
                             tracing::warn!(%rejection, "a spool file was not taken in");
@@ -331,9 +347,8 @@ impl Service {
         self.metrics.prober.set_history(counts.lost, counts.errors, counts.bytes);
     }
 
-    /// What another process saw: a probe counts as one of ours, a real login stands for the next handshake.
+    /// What another process, or our own dispatch, saw: a probe counts as one of ours, a real login stands for the next handshake.
     fn take_in(&self, event: Event) {
-        self.metrics.prober.spool_event(event.word());
         let (user, subject, outcome, detail, at) = match event {
             Event::Run(run) => return self.record(run),
             Event::Backup(run) => return self.record_backup(&run),
@@ -366,15 +381,16 @@ impl Service {
             error
         };
         let config = Config::load(&mut self.source).map_err(|refused| refuse(refused.to_string()))?;
-        let access = Access::new(&config.operator).map_err(|error| refuse(format!("{error:#}\n")))?;
+        let wrong = |error: anyhow::Error| refuse(format!("{error:#}\n"));
+        let access = Access::new(&config.operator).map_err(wrong)?;
+        let door = self.front.door(&config).map_err(wrong)?;
         *lock(&self.access) = access;
         self.metrics.prober.config_reloaded(true, now);
         let fixed = self.config.needs_restart(&config);
         let read_by_probes =
             |config: &Config| (config.probe.clone(), config.t3.clone(), config.helper.clone());
         if read_by_probes(&config) != read_by_probes(&self.config) {
-            let access = config.helper.access(&config.t3, &self.config.state_dir);
-            self.shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
+            self.shared = Arc::new(shared(&config, &self.config.state_dir, door));
             lock(&self.prober).replace(self.shared.clone());
         }
         lock(&self.credentials).configure(&config.credential);
@@ -390,6 +406,12 @@ impl Service {
         tracing::info!(needs_restart = fixed.join(", "), "reloaded");
         Ok(report)
     }
+}
+
+/// What all probes have in common, by this configuration.
+fn shared(config: &Config, state_dir: &Path, door: Option<Door>) -> Shared {
+    let access = config.helper.access(&config.t3, state_dir);
+    Shared::new(config.probe.clone(), config.t3.clone(), access).behind(door)
 }
 
 /// The board as the history left it: since when everybody stands as they do. Without a history it begins now.

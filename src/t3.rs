@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub mod access;
 pub mod cli;
 pub mod descriptor;
+pub mod door;
 pub mod guard;
 pub mod history;
 pub mod http;

@@ -10,27 +10,34 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::routing::get;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::dispatch::{Dispatch, LoginNews, ThroughT3};
-use crate::inventory::Watch;
-use crate::metrics::{Build, Format, Metrics};
-use crate::spool::{Event, Spool};
+use crate::dispatch::{Dispatch, Keys, LoginNews, ThroughT3};
+use crate::inventory::{Snapshot, Watch};
+use crate::metrics::{Build, Format, Metrics, Served};
+use crate::spool::Spool;
 
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
+    let keys = Keys::read(&config.dispatch)?;
     let metrics = Arc::new(Metrics::new(Build::THIS));
     let inventory = Watch::start(config.inventory.clone()).await;
     let login = Arc::new(ThroughT3::new(config.helper.access(&config.t3, &config.state_dir)));
     let spool = Spool::new(config.state_dir.join("spool"), crate::spool::Limits::default());
     let at = config.dispatch.operator_listen;
+    let mut changes = inventory.subscribe();
+    let first = changes.borrow_and_update().clone();
+    admit(&metrics, &first);
+    let (admitted, served) = watch::channel(first);
     let dispatch = Dispatch::new(
         config.dispatch,
+        &keys,
         login,
         Arc::clone(&metrics),
-        inventory.subscribe(),
+        served,
         Box::new(move |news| tell(&spool, news)),
     )?;
     let operator = tokio::net::TcpListener::bind(at)
@@ -43,7 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     );
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(inventory.clone().run(stop.clone()));
-    tasks.spawn(serve_operator(operator, metrics, stop.clone()));
+    tasks.spawn(serve_operator(operator, Arc::clone(&metrics), stop.clone()));
     tasks.close();
     let serving = dispatch.run(stop.clone());
     tokio::pin!(serving);
@@ -51,6 +58,11 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let result = loop {
         tokio::select! {
             result = &mut serving => break result,
+            Ok(()) = changes.changed() => {
+                let snapshot = changes.borrow_and_update().clone();
+                admit(&metrics, &snapshot);
+                admitted.send_replace(snapshot);
+            }
             _ = signals.reload.recv() => {
                 inventory.reload_now().await;
             }
@@ -85,17 +97,22 @@ impl Signals {
     }
 }
 
+/// Says who is served from now on.
+fn admit(metrics: &Metrics, snapshot: &Snapshot) {
+    let targets = snapshot.inventory.targets().iter();
+    let served: Vec<_> = targets
+        .map(|target| Served {
+            user: target.user.as_str(),
+            identity: &target.identity,
+            port: target.port.get(),
+        })
+        .collect();
+    metrics.set_users(&served);
+}
+
 /// A real login is the same evidence as a handshake of the probe's: `serve` is told.
 fn tell(spool: &Spool, news: LoginNews<'_>) {
-    let event = match news {
-        LoginNews::Done { user, endpoint, duration } => {
-            Event::Login { user: user.to_owned(), endpoint, duration, at: SystemTime::now() }
-        }
-        LoginNews::Failed { user, step, reason } => {
-            Event::LoginFailed { user: user.to_owned(), step, reason, at: SystemTime::now() }
-        }
-    };
-    if let Err(error) = spool.put(&event) {
+    if let Err(error) = spool.put(&news.event(SystemTime::now())) {
         tracing::debug!(%error, "nobody is told of a login");
     }
 }

@@ -1,8 +1,7 @@
 //! The dispatch as a whole: listeners, workers, the table of routes, and its end.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,9 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Section;
 use super::front::{Front, OnLogin};
 use super::identity::Domains;
+use super::keys::Keys;
 use super::listener::{self, Listener};
 use super::pages::Page;
 use super::pairing::Login;
@@ -23,8 +22,9 @@ use super::route;
 use super::token::Tokens;
 use super::trust::{Secret, Trust};
 use super::worker::{Accepted, AcceptedStream, Handle, Order};
+use super::{BELIEVES_NOBODY, Section};
 use crate::inventory::{Inventory, Snapshot};
-use crate::metrics::{Metrics, Served};
+use crate::metrics::Metrics;
 use crate::outcome::Refusal;
 
 /// The dispatch, bound and ready to run.
@@ -35,25 +35,23 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Binds the listeners (or takes systemd's) and reads the secrets; nobody is served yet.
+    /// Binds the listeners (or takes systemd's); nobody is served yet. Whoever is in `inventory` is in the metrics already.
     pub fn new(
         section: Section,
+        keys: &Keys,
         login: Arc<dyn Login>,
         metrics: Arc<Metrics>,
         inventory: watch::Receiver<Snapshot>,
         on_login: OnLogin,
     ) -> anyhow::Result<Self> {
-        anyhow::ensure!(
-            section.trusts_somebody(),
-            "[dispatch] believes nobody about who a user is, so it would refuse everybody; name the edge in trusted_proxies, its account in trusted_uids, a secret_file, or listen on a unix socket"
-        );
+        anyhow::ensure!(section.trusts_somebody(), "{BELIEVES_NOBODY}");
         let trust = Trust {
             proxies: section.trusted_proxies.clone(),
             uids: section.trusted_uids.clone().unwrap_or_default(),
             served: std::sync::RwLock::default(),
-            secret: section.secret_file.as_deref().map(read_secret).transpose()?,
+            secret: keys.edge.as_deref().map(Secret::new),
         };
-        let probe_key = section.probe_key_file.as_deref().map(read_secret).transpose()?;
+        let probe_key = keys.probe.as_deref().map(Secret::new);
         let tokens = Tokens::new(&section)?;
         let listeners = listener::open(&section.listen)?;
         metrics.dispatch.start();
@@ -64,6 +62,18 @@ impl Dispatch {
     /// Where clients connect: with port 0 in the configuration, the port that was found.
     pub fn addresses(&self) -> Vec<String> {
         self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// A TCP address of this machine at which it is reached; `None` with unix sockets alone.
+    pub fn loopback(&self) -> Option<SocketAddr> {
+        self.addresses().iter().find_map(|address| address.parse().ok()).map(|mut address: SocketAddr| {
+            match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                IpAddr::V4(_) | IpAddr::V6(_) => {}
+            }
+            address
+        })
     }
 
     /// Serves until `stop`, then lets requests finish.
@@ -104,16 +114,6 @@ impl Dispatch {
 
 /// Takes a new inventory into use. Routes of users who stay as they are stay as they are.
 fn take_over(front: &Front, inventory: &Inventory, workers: usize) {
-    let served: Vec<_> = inventory
-        .targets()
-        .iter()
-        .map(|target| Served {
-            user: target.user.as_str(),
-            identity: &target.identity,
-            port: target.port.get(),
-        })
-        .collect();
-    front.metrics.set_users(&served);
     let uids: BTreeSet<u32> = inventory.targets().iter().filter_map(|target| target.uid).collect();
     *front.trust.served.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
         uids.into_iter().collect();
@@ -170,15 +170,4 @@ fn turn_away(accepted: Accepted) {
         AcceptedStream::Tcp(mut stream) => stream.write(&page),
         AcceptedStream::Unix(mut stream) => stream.write(&page),
     };
-}
-
-fn read_secret(path: &Path) -> anyhow::Result<Secret> {
-    let text = fs::read(path).with_context(|| format!("cannot read the secret in {}", path.display()))?;
-    let secret = text.trim_ascii();
-    anyhow::ensure!(
-        secret.len() >= 16,
-        "the secret in {} is shorter than 16 characters; write a longer one",
-        path.display()
-    );
-    Ok(Secret::new(secret))
 }

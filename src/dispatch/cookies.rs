@@ -1,7 +1,6 @@
 //! The `Cookie` header: which of its cookies are the instance's business, and whether a session is among them.
 
-/// Set beside a fresh session for a short while: a browser that shows it without the session drops cookies.
-pub const MARKER: &str = "t3_dispatch_paired";
+use crate::t3::door::MARKER;
 
 /// How every session cookie of t3 begins, for as long as the instance has not said its name (CONTRACT §4).
 const SESSION_PREFIX: &[u8] = b"t3_session";

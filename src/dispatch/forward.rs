@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::{Client, Gone, Next};
-use super::cookies::MARKER;
 use super::errand::Errand;
 use super::front::LoginNews;
 use super::instance::Instance;
@@ -18,6 +17,7 @@ use super::transfer::{Answered, Asked, Broken, Transfer};
 use super::tunnel;
 use super::worker::Worker;
 use crate::outcome::{Asker, Failure, Reason, Refusal};
+use crate::t3::door::MARKER;
 
 /// How soon a browser should come back to an instance that did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ pub async fn serve(
         match exchange(worker, client, &mut instance, patience, &request, &asked).await {
             Ok(Exchanged::Tunnel) => {
                 request.route.metrics.answered(101, request.asker, None);
-                tunnel::run(worker, client, instance, &request.route).await;
+                tunnel::run(worker, client, instance, &request).await;
                 return Next::Abandon;
             }
             Ok(Exchanged::StaleAsset) => {
@@ -170,7 +170,7 @@ async fn admit(worker: &Worker, request: &Request, visit: Visit) -> Admission {
                 if verified.authenticated {
                     return Admission::Pass;
                 }
-                route.pairing.forget(cookie);
+                route.pairing(request.asker).forget(cookie);
             }
             // Not knowing is no reason to log anybody out: the instance itself will say what it thinks.
             Err(failure) => {
@@ -179,19 +179,15 @@ async fn admit(worker: &Worker, request: &Request, visit: Visit) -> Admission {
             }
         }
     }
-    match route.pairing.session(&*front.login, &route.target, visit.caller).await {
+    let is_users = request.asker == Asker::User;
+    match route.pairing(request.asker).session(&*front.login, &route.target, visit.caller).await {
         Ok((session, took)) => {
             route.learn_session(&session.name);
-            if let Some(took) = took {
-                route.metrics.paired(session.endpoint, took);
-                if request.asker == Asker::User {
-                    (front.on_login)(LoginNews::Done {
-                        user: route.user(),
-                        endpoint: session.endpoint,
-                        duration: took,
-                    });
-                }
-                tracing::info!(user = route.user(), endpoint = %session.endpoint, ?took, "logged a user in");
+            if let Some(took) = took.filter(|_| is_users) {
+                let (user, endpoint) = (route.user(), session.endpoint);
+                route.metrics.paired(endpoint, took);
+                (front.on_login)(LoginNews::Done { user, endpoint, duration: took });
+                tracing::info!(user, %endpoint, ?took, "logged a user in");
             }
             if request.errand == Errand::PairInPassing {
                 return Admission::With(session);
@@ -201,14 +197,12 @@ async fn admit(worker: &Worker, request: &Request, visit: Visit) -> Admission {
         }
         Err(NoSession::DropsCookies) => Admission::Answer(Page::drops_cookies(request.wants_json)),
         Err(NoSession::Later { after, reason, news }) => {
-            if let Some(failed) = news {
-                let (step, reason) = (failed.step, failed.failure.reason);
+            if let Some(failed) = news.filter(|_| is_users) {
+                let (user, step, reason) = (route.user(), failed.step, failed.failure.reason);
                 route.metrics.pairing_failed(step, reason);
-                if request.asker == Asker::User {
-                    (front.on_login)(LoginNews::Failed { user: route.user(), step, reason });
-                }
-                tracing::warn!(user = route.user(), %step, %reason,
-                    detail = failed.failure.detail, "could not log a user in");
+                (front.on_login)(LoginNews::Failed { user, step, reason });
+                tracing::warn!(user, %step, %reason, detail = failed.failure.detail,
+                    "could not log a user in");
             }
             Admission::Answer(Page::waiting(reason, after, request.wants_json))
         }

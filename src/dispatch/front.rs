@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Section;
 use super::pairing::Login;
@@ -11,12 +11,27 @@ use super::token::Tokens;
 use super::trust::{Secret, Trust};
 use crate::metrics::Metrics;
 use crate::outcome::{Endpoint, Reason, Step};
+use crate::spool::Event;
 
 /// A user logged in, or could not.
 #[derive(Clone, Copy, Debug)]
 pub enum LoginNews<'a> {
     Done { user: &'a str, endpoint: Endpoint, duration: Duration },
     Failed { user: &'a str, step: Step, reason: Reason },
+}
+
+impl LoginNews<'_> {
+    /// The same, for whoever keeps it.
+    pub fn event(self, at: SystemTime) -> Event {
+        match self {
+            Self::Done { user, endpoint, duration } => {
+                Event::Login { user: user.to_owned(), endpoint, duration, at }
+            }
+            Self::Failed { user, step, reason } => {
+                Event::LoginFailed { user: user.to_owned(), step, reason, at }
+            }
+        }
+    }
 }
 
 /// Who is told of logins: they are the same evidence as the probe's handshakes.

@@ -18,9 +18,6 @@ use crate::t3::trace::TraceContext;
 use crate::t3::version::Generation;
 use crate::t3::{Instance, descriptor, pairing, session};
 
-/// What sessions made here are called in t3's own list of clients.
-const LABEL: &str = "t3-prober sign-in";
-
 /// A browser waits for this: short, and the page behind it tries again.
 const LIMITS: Limits = Limits { request: Duration::from_secs(3), command: Duration::from_secs(20) };
 
@@ -39,7 +36,7 @@ impl ThroughT3 {
         Self { access, generations: Mutex::default() }
     }
 
-    async fn login(&self, instance: &Instance) -> Result<Session, LoginFailed> {
+    async fn login(&self, instance: &Instance, label: &str) -> Result<Session, LoginFailed> {
         let trace = TraceContext::unsampled();
         let mut client = Client::new(instance, &trace);
         let failed = |step: Step| move |failure: Failure| LoginFailed { step, failure };
@@ -62,7 +59,7 @@ impl ThroughT3 {
         self.remember(&instance.name, generation);
         let credential = self
             .access
-            .mint(&mut client, LABEL, LIMITS)
+            .mint(&mut client, label, LIMITS)
             .await
             .map_err(|why| failed(Step::Mint)(not_minted(why)))?;
         let exchanged = pairing::exchange(&mut client, generation, &credential, LIMITS.request)
@@ -86,8 +83,12 @@ impl ThroughT3 {
 }
 
 impl Login for ThroughT3 {
-    fn log_in<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Session, LoginFailed>> {
-        async move { self.login(&instance_of(target)).await }.boxed()
+    fn log_in<'a>(
+        &'a self,
+        target: &'a Target,
+        label: &'static str,
+    ) -> BoxFuture<'a, Result<Session, LoginFailed>> {
+        async move { self.login(&instance_of(target), label).await }.boxed()
     }
 
     fn verify<'a>(&'a self, target: &'a Target, cookie: &'a str) -> BoxFuture<'a, Result<Verified, Failure>> {

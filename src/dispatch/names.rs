@@ -1,5 +1,7 @@
 //! Which header names mean something to the dispatch, in whatever spelling they come.
 
+use crate::t3::door::{IDENTITY, PROBE_KEY, SECRET};
+
 /// What a header is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -40,12 +42,7 @@ pub enum Known {
     FetchOther,
 }
 
-pub const IDENTITY: &str = "x-authentik-username";
 pub const TOKEN: &str = "x-authentik-jwt";
-/// Carries the shared secret of a trusted edge.
-pub const SECRET: &str = "x-t3-dispatch-secret";
-/// Marks the prober's own requests, which are never counted as a user's.
-pub const PROBE_KEY: &str = "x-t3-prober-key";
 
 /// Where a name stands. The length picks the few candidates, so most names cost one comparison of a number.
 pub fn known(name: &str) -> Known {

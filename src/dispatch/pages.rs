@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::outcome::{Reason, Refusal};
+use crate::t3::door::WORD;
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub struct Page {
     pub status: u16,
     phrase: &'static str,
     content_type: &'static str,
+    /// Says to programs why it, and not the instance, answers.
+    word: Option<&'static str>,
     /// Whole lines, each with its end.
     headers: String,
     body: String,
@@ -58,7 +61,8 @@ impl Page {
             Refusal::UntrustedPeer => "Come in through the sign-in page of this site.",
             _ => "If you followed a link on this site, tell the operator the word in brackets.",
         };
-        Self::text(status, phrase, &format!("{} [{why}]\n{remedy}\n", why.meaning()))
+        let page = Self::text(status, phrase, &format!("{} [{why}]\n{remedy}\n", why.meaning()));
+        Self { word: Some(why.as_str()), ..page }
     }
 
     /// The instance cannot be reached, or nobody can be logged in now: come back by yourself.
@@ -80,6 +84,7 @@ impl Page {
             };
             Self::html(503, "Service Unavailable", "One moment", sentence, Some(seconds), reason.as_str())
         };
+        page.word = Some(reason.as_str());
         page.headers = format!("Retry-After: {seconds}\r\n");
         page
     }
@@ -118,9 +123,10 @@ impl Page {
     /// The whole answer. Without a body it answers HEAD.
     pub fn write(&self, out: &mut Vec<u8>, without_body: bool, close: bool) {
         let connection = if close { "Connection: close\r\n" } else { "" };
+        let word = self.word.map(|word| format!("{WORD}: {word}\r\n")).unwrap_or_default();
         let head = format!(
             "HTTP/1.1 {} {}\r\n{}Content-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\n{connection}\r\n",
+             X-Content-Type-Options: nosniff\r\n{word}{connection}\r\n",
             self.status,
             self.phrase,
             self.headers,
@@ -134,7 +140,7 @@ impl Page {
     }
 
     fn new(status: u16, phrase: &'static str, content_type: &'static str, body: String) -> Self {
-        Self { status, phrase, content_type, headers: String::new(), body }
+        Self { status, phrase, content_type, word: None, headers: String::new(), body }
     }
 
     fn text(status: u16, phrase: &'static str, body: &str) -> Self {

@@ -16,6 +16,12 @@ use crate::outcome::{Endpoint, Failure, Reason, Step};
 /// A session is handed to whoever of its user comes without one for this long.
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
+/// What sessions made here are called in t3's own list of clients.
+const USERS_LABEL: &str = "sign-in";
+
+/// What the prober calls its sessions, and finds those by that it has to end.
+const PROBERS_LABEL: &str = "t3-prober";
+
 /// Who asks so soon after it was made need not have seen an answer yet: a burst of first requests, not a loop.
 const BURST: Duration = Duration::from_millis(500);
 
@@ -25,6 +31,9 @@ const HANDED_AGAIN: u8 = 3;
 /// More mints than this in the window are a loop, not a user. Each leaves a row in t3's database for 30 days.
 const MINTS: usize = 6;
 const MINT_WINDOW: Duration = Duration::from_secs(600);
+
+/// The prober keeps its own pace; this ends only a defect.
+const PROBERS_MINTS: usize = 60;
 
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
@@ -65,8 +74,12 @@ pub struct Verified {
 
 /// What t3 does for us; a trait so that the bounds can be tried without one.
 pub trait Login: Send + Sync {
-    /// Mints and exchanges.
-    fn log_in<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Session, LoginFailed>>;
+    /// Mints and exchanges; the session carries the label.
+    fn log_in<'a>(
+        &'a self,
+        target: &'a Target,
+        label: &'static str,
+    ) -> BoxFuture<'a, Result<Session, LoginFailed>>;
 
     /// Asks the instance about a cookie header.
     fn verify<'a>(&'a self, target: &'a Target, cookie: &'a str) -> BoxFuture<'a, Result<Verified, Failure>>;
@@ -90,9 +103,12 @@ pub enum Caller {
     Browser { fingerprint: u64, marked: bool },
 }
 
-/// One user's logins.
-#[derive(Debug, Default)]
+/// One user's logins, or the prober's as that user.
+#[derive(Debug)]
 pub struct Pairing {
+    label: &'static str,
+    shared_for: Duration,
+    mints: usize,
     flight: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
@@ -114,6 +130,20 @@ struct Fresh {
 }
 
 impl Pairing {
+    pub fn for_users() -> Self {
+        Self::new(USERS_LABEL, SHARED_FOR, MINTS)
+    }
+
+    /// Each of its visits is a whole login of its own.
+    pub fn for_the_prober() -> Self {
+        Self::new(PROBERS_LABEL, Duration::ZERO, PROBERS_MINTS)
+    }
+
+    fn new(label: &'static str, shared_for: Duration, mints: usize) -> Self {
+        let (flight, state) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { label, shared_for, mints, flight, state }
+    }
+
     /// A session for this user: the one made a moment ago, or a new one. The second value is how long its making took,
     /// for the caller that made it.
     pub async fn session(
@@ -131,7 +161,7 @@ impl Pairing {
             return decided.map(|session| (session, None));
         }
         let start = Instant::now();
-        let result = login.log_in(target).await;
+        let result = login.log_in(target, self.label).await;
         let mut state = self.lock();
         match result {
             Ok(session) => {
@@ -167,7 +197,7 @@ impl Pairing {
     fn before(&self, caller: Caller, arrived: Instant) -> Option<Result<Arc<Session>, NoSession>> {
         let now = Instant::now();
         let mut state = self.lock();
-        if let Some(fresh) = state.fresh.as_mut().filter(|fresh| now - fresh.at < SHARED_FOR) {
+        if let Some(fresh) = state.fresh.as_mut().filter(|fresh| now - fresh.at < self.shared_for) {
             if let Caller::Browser { fingerprint, .. } = caller
                 && arrived > fresh.at + BURST
             {
@@ -188,7 +218,7 @@ impl Pairing {
             state.mints.pop_front();
         }
         let oldest = *state.mints.front()?;
-        (state.mints.len() >= MINTS).then(|| {
+        (state.mints.len() >= self.mints).then(|| {
             let after = MINT_WINDOW.saturating_sub(now - oldest);
             Err(NoSession::Later { after, reason: Reason::Unauthorized, news: None })
         })
@@ -216,7 +246,11 @@ mod tests {
     }
 
     impl Login for Counting {
-        fn log_in<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Session, LoginFailed>> {
+        fn log_in<'a>(
+            &'a self,
+            _: &'a Target,
+            _: &'static str,
+        ) -> BoxFuture<'a, Result<Session, LoginFailed>> {
             async move {
                 let nth = self.logins.fetch_add(1, Ordering::Relaxed) + 1;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -261,7 +295,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hundred_first_requests_are_one_login() {
-        let (pairing, login, ann) = (Pairing::default(), counting(None), ann());
+        let (pairing, login, ann) = (Pairing::for_users(), counting(None), ann());
         let all = join_all((0..100).map(|n| {
             let caller = if n % 2 == 0 { browser(1) } else { Caller::InPassing };
             pairing.session(&login, &ann, caller)
@@ -278,7 +312,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_browser_that_drops_every_cookie_costs_one_mint_and_is_told() {
-        let (pairing, login, ann) = (Pairing::default(), counting(None), ann());
+        let (pairing, login, ann) = (Pairing::for_users(), counting(None), ann());
         let mut answers = Vec::new();
         for _ in 0..20 {
             answers.push(pairing.session(&login, &ann, browser(1)).await.is_ok());
@@ -296,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_marked_browser_is_told_at_once() {
-        let (pairing, login, ann) = (Pairing::default(), counting(None), ann());
+        let (pairing, login, ann) = (Pairing::for_users(), counting(None), ann());
         let caller = Caller::Browser { fingerprint: 1, marked: true };
         assert_eq!(pairing.session(&login, &ann, caller).await, Err(NoSession::DropsCookies));
         assert_eq!(login.logins.load(Ordering::Relaxed), 0);
@@ -305,7 +339,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_the_next_login_waits_longer_each_time() {
         let (pairing, login, ann) =
-            (Pairing::default(), counting(Some((Step::Contract, Reason::AuthStore))), ann());
+            (Pairing::for_users(), counting(Some((Step::Contract, Reason::AuthStore))), ann());
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(300) {
             assert!(pairing.session(&login, &ann, Caller::InPassing).await.is_err());
@@ -318,7 +352,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn six_mints_in_ten_minutes_are_the_most_whatever_happens() {
         for fails in [None, Some((Step::Exchange, Reason::Unauthorized))] {
-            let (pairing, login, ann) = (Pairing::default(), counting(fails), ann());
+            let (pairing, login, ann) = (Pairing::for_users(), counting(fails), ann());
             let start = Instant::now();
             while start.elapsed() < MINT_WINDOW - Duration::from_secs(5) {
                 if let Ok((session, _)) = pairing.session(&login, &ann, Caller::InPassing).await {
@@ -332,7 +366,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_the_instance_does_not_know_is_not_handed_out_again() {
-        let (pairing, login, ann) = (Pairing::default(), counting(None), ann());
+        let (pairing, login, ann) = (Pairing::for_users(), counting(None), ann());
         let (first, _) = pairing.session(&login, &ann, Caller::InPassing).await.expect("a session");
         pairing.forget("t3_session=another");
         assert_eq!(pairing.session(&login, &ann, Caller::InPassing).await.expect("a session").0, first);

@@ -15,6 +15,7 @@ use super::pages::Page;
 use super::pairing::Caller;
 use super::route::Route;
 use crate::outcome::{Asker, Refusal};
+use crate::t3::door::MARKER;
 
 /// What is to be done with what has arrived.
 #[derive(Debug)]
@@ -121,15 +122,16 @@ fn request(head: &Head<'_, '_>, door: &Door<'_>, front: &Front) -> Result<Reques
     if route.target.withheld.is_some() {
         return Err(Refusal::Withheld);
     }
-    if let Some(tokens) = &front.tokens {
-        tokens.check(seen.token, identity)?;
-    }
-    let session = route.session();
-    let errand = errand::errand(head, session.as_deref());
     let asker = match seen.probe_key {
         Some(key) if front.probe_key.as_ref().is_some_and(|known| known.is(key)) => Asker::Probe,
         _ => Asker::User,
     };
+    // The prober is not signed in at the edge; it may mint for everybody anyway.
+    if let Some(tokens) = front.tokens.as_ref().filter(|_| asker == Asker::User) {
+        tokens.check(seen.token, identity)?;
+    }
+    let session = route.session();
+    let errand = errand::errand(head, session.as_deref());
     Ok(Request {
         route: Arc::clone(route),
         errand,
@@ -155,8 +157,7 @@ fn visit(head: &Head<'_, '_>, errand: Errand, session: Option<&str>) -> Visit {
     } else {
         let mut hasher = DefaultHasher::new();
         (head.seen.user_agent, head.seen.forwarded_for, head.target).hash(&mut hasher);
-        let marked =
-            shown.is_none() && head.cookies().any(|pair| cookies::name(pair) == cookies::MARKER.as_bytes());
+        let marked = shown.is_none() && head.cookies().any(|pair| cookies::name(pair) == MARKER.as_bytes());
         Caller::Browser { fingerprint: hasher.finish(), marked }
     };
     Visit {

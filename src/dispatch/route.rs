@@ -11,6 +11,7 @@ use super::instance::Idle;
 use super::pairing::Pairing;
 use crate::inventory::{Inventory, Target, UserName};
 use crate::metrics::{DispatchUser, Metrics};
+use crate::outcome::Asker;
 
 #[derive(Debug)]
 pub struct Route {
@@ -19,7 +20,8 @@ pub struct Route {
     /// The uid a listener must have before anything is sent to it.
     pub uid: u32,
     pub metrics: DispatchUser,
-    pub pairing: Pairing,
+    /// By asker: no user is ever handed a session that the prober will end.
+    pairings: [Pairing; 2],
     /// Idle connections, one list per worker: a connection stays on the runtime that opened it.
     pub idle: Box<[Mutex<Vec<Idle>>]>,
     session: RwLock<Option<Arc<str>>>,
@@ -34,7 +36,7 @@ impl Route {
             address: (Ipv4Addr::LOCALHOST, target.port.get()).into(),
             uid: target.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
             metrics,
-            pairing: Pairing::default(),
+            pairings: [Pairing::for_users(), Pairing::for_the_prober()],
             idle: (0..workers).map(|_| Mutex::default()).collect(),
             session: RwLock::default(),
             claimed: Mutex::default(),
@@ -45,6 +47,14 @@ impl Route {
 
     pub fn user(&self) -> &str {
         self.target.user.as_str()
+    }
+
+    pub fn pairing(&self, asker: Asker) -> &Pairing {
+        let [users, prober] = &self.pairings;
+        match asker {
+            Asker::User => users,
+            Asker::Probe => prober,
+        }
     }
 
     /// The name of the instance's session cookie, as it last said.

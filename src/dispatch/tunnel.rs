@@ -12,10 +12,11 @@ use super::buffers::{Buffers, Inbox};
 use super::connection::Client;
 use super::frames::{Frames, close_frame};
 use super::instance::Instance;
+use super::plan::Request;
 use super::route::Route;
 use super::stream::Stream;
 use super::worker::Worker;
-use crate::outcome::{CloseCause, Initiator};
+use crate::outcome::{Asker, CloseCause, Initiator};
 
 /// After one side has closed, the other gets this long to finish what it is saying.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -45,17 +46,22 @@ enum End {
     Unwanted(io::ErrorKind),
 }
 
-pub async fn run(worker: &Worker, client: &mut Client, mut instance: Instance, route: &Route) {
+pub async fn run(worker: &Worker, client: &mut Client, mut instance: Instance, request: &Request) {
+    let (route, is_users) = (&request.route, request.asker == Asker::User);
     // Hours may pass: what the request's heads needed is given back.
     (client.out, client.back) = (Vec::new(), Vec::new());
     let start = Instant::now();
-    route.metrics.websocket_opened();
+    if is_users {
+        route.metrics.websocket_opened();
+    }
     let mut tunnel =
         Tunnel { worker, client, instance: &mut instance, up: Way::default(), down: Way::default() };
     let (initiator, cause) = tunnel.until_end(route).await;
     let lived = start.elapsed();
-    route.metrics.websocket_closed(initiator, cause, lived);
-    tracing::info!(user = route.user(), %initiator, %cause, ?lived, "a websocket ended");
+    if is_users {
+        route.metrics.websocket_closed(initiator, cause, lived);
+        tracing::info!(user = route.user(), %initiator, %cause, ?lived, "a websocket ended");
+    }
     tunnel.part(initiator == Initiator::Dispatch).await;
     for inbox in [&mut client.inbox, &mut instance.inbox] {
         inbox.consume(usize::MAX / 2);

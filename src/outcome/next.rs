@@ -64,8 +64,14 @@ impl Reason {
             Self::NotUpgraded | Self::NoAnswer | Self::RpcError => {
                 "logging in works and the app does not: look at the instance's log, and restart it"
             }
-            Self::Redirected | Self::PairedAgain | Self::UnknownIdentity => {
+            Self::Redirected | Self::PairedAgain | Self::NotPaired | Self::UnknownIdentity => {
                 "look at the dispatch: its log, its table, and what stands in front of it"
+            }
+            Self::UntrustedPeer => {
+                "put the account that t3-prober serves as into [dispatch] trusted_uids, or give both the edge's secret_file"
+            }
+            Self::TooManyConnections => {
+                "look at what holds the dispatch's connections (ss -tnp), or raise [dispatch] max_connections"
             }
             Self::Unreadable => {
                 "see the path in the detail: its owner, its mode, and whether the disk answers"

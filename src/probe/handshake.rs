@@ -11,6 +11,7 @@ use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
 use crate::t3::access::Access;
 use crate::t3::descriptor;
+use crate::t3::door::{self, Passage};
 use crate::t3::http::Client;
 use crate::t3::keeper::Limits;
 use crate::t3::pairing::{self, Exchanged, SessionCookie};
@@ -37,19 +38,29 @@ pub struct Leftovers {
 pub const PLAN: &[Step] =
     &[Step::Version, Step::Mint, Step::Exchange, Step::Session, Step::App, Step::Socket];
 
-/// Logs in and out again.
+/// The same as a first visit at the dispatch, which mints and exchanges. Where it does not get that far, the login is
+/// made directly too, so that the run tells whose fault it is.
+const COLD: &[Step] = &[Step::Version, Step::Session, Step::App, Step::Socket, Step::Front];
+
+/// Where a first visit asks to go. t3 shows its app on every unknown path (CONTRACT §3).
+const DEEP_LINK: &str = "/t3-prober/first-visit?kept=1";
+
+/// Logs in and out again; with a passage, through the dispatch.
 pub async fn run(
     instance: &Instance,
     access: &Access,
     leftovers: &mut Leftovers,
     section: &Section,
+    passage: Option<Passage<'_>>,
     trigger: Trigger,
 ) -> Run {
     let span = tracing::info_span!("handshake", user = instance.name);
     let trace = TraceContext::of(&span);
-    let mut steps = Steps::begin(Kind::Handshake, trigger, instance, PLAN);
+    let plan = if passage.is_some() { COLD } else { PLAN };
+    let mut steps = Steps::begin(Kind::Handshake, trigger, instance, plan);
     let mut login = Login {
         client: Client::new(instance, &trace),
+        door: passage.map(|passage| Client::through(passage, instance, &trace)),
         access,
         limits: section.handshake_limits(),
         version: None,
@@ -58,7 +69,7 @@ pub async fn run(
     async {
         // Where it stopped is in the steps.
         let _ = login.go(&mut steps, leftovers).await;
-        let minted = steps.succeeded(Step::Mint);
+        let minted = steps.succeeded(Step::Mint) || steps.succeeded(Step::Front);
         if !leftovers.sessions.is_empty() || (minted && !leftovers.asked) {
             steps.take(Step::Revoke, Box::pin(login.revoke(leftovers))).await;
         }
@@ -72,6 +83,8 @@ pub async fn run(
 
 struct Login<'a> {
     client: Client<'a>,
+    /// The way through the dispatch, for a first visit there.
+    door: Option<Client<'a>>,
     access: &'a Access,
     limits: Limits,
     /// The running version, once it is known.
@@ -81,9 +94,9 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
-    /// Version, mint, exchange, session, app, socket; `None` as soon as one does not succeed.
+    /// Version, mint and exchange (or a first visit), session, app, socket; `None` as soon as one does not succeed.
     async fn go(&mut self, steps: &mut Steps<'_>, leftovers: &mut Leftovers) -> Option<()> {
-        let Self { client, access, limits, version, recognised } = self;
+        let Self { client, door, access, limits, version, recognised } = self;
         let (instance, limit) = (client.instance, limits.request);
 
         let descriptor = async { Ok(descriptor::read(client, limit).await?.version) };
@@ -92,17 +105,27 @@ impl Login<'_> {
         let generation = running.generation();
         let running = Some(running);
 
-        let minted = access.mint(client, LABEL, *limits);
-        let credential = steps.take(Step::Mint, explained(access, instance, running, minted)).await?;
-
-        let exchanged = async { Ok(pairing::exchange(client, generation, &credential, limit).await?) };
-        let exchanged = explained(access, instance, running, exchanged);
-        let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
-        steps.facts.endpoint = Some(endpoint);
+        let visited = match door {
+            Some(door) => steps.take(Step::Front, first_visit(door, leftovers, limit)).await,
+            None => None,
+        };
+        let (client, cookie) = match (door, visited) {
+            (Some(door), Some(cookie)) => (door, cookie),
+            _ => {
+                let minted = access.mint(client, LABEL, *limits);
+                let credential = steps.take(Step::Mint, explained(access, instance, running, minted)).await?;
+                let exchanged =
+                    async { Ok(pairing::exchange(client, generation, &credential, limit).await?) };
+                let exchanged = explained(access, instance, running, exchanged);
+                let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
+                steps.facts.endpoint = Some(endpoint);
+                // Whatever fails from here on, a session has been made and has to go.
+                leftovers.sessions.extend(cookie.session_id());
+                (client, cookie)
+            }
+        };
         steps.facts.cookie = Some(cookie.name.clone());
-        // Whatever fails from here on, a session has been made and has to go.
         let session_id = cookie.session_id();
-        leftovers.sessions.extend(session_id.clone());
 
         let checked = check_session(client, &cookie, session_id.as_deref(), limit);
         steps.take(Step::Session, explained(access, instance, running, checked)).await?;
@@ -142,6 +165,18 @@ impl Login<'_> {
         }
         Ok(())
     }
+}
+
+/// Comes in as somebody who was never here: sent back with a session to where they asked to go, and shown the page.
+async fn first_visit(
+    door: &mut Client<'_>,
+    leftovers: &mut Leftovers,
+    limit: Duration,
+) -> Result<SessionCookie, NotDone> {
+    let cookie = door::first_visit(door, DEEP_LINK, limit).await?;
+    leftovers.sessions.extend(cookie.session_id());
+    door::page(door, DEEP_LINK, cookie.proof(), limit).await?;
+    Ok(cookie)
 }
 
 /// Asks the database why the authentication tables are unusable, where that is what came out.

@@ -9,26 +9,26 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ages::Ages;
+use super::front::{self, Kept};
 use super::handshake::{self, Leftovers};
 use super::pulse::{self, Memory};
-use super::{Section, Steps, instance_of, schedule, state};
+use super::task::Task;
+use super::{Section, Steps, schedule, state};
 use crate::inventory::Target;
 use crate::outcome::{
-    Ended, Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Step, StepResult, Trigger,
+    Facts, Failure, Finding, Kind, NotDone, Outcome, Reason, Run, Skip, Step, StepResult, Trigger,
 };
 use crate::t3::access::Access;
+use crate::t3::door::{Door, Passage};
 use crate::t3::trace::TraceContext;
 use crate::t3::version::Version;
 use crate::t3::{self, Instance};
 
-/// After a failed handshake the next one comes this soon, so that a repair is seen before the interval is over.
-const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// What a handshake takes before one has been measured.
 const TYPICAL_HANDSHAKE: Duration = Duration::from_millis(100);
 
@@ -40,6 +40,9 @@ pub struct Shared {
     ages: Ages,
     pulses: Semaphore,
     handshakes: Semaphore,
+    /// The way in through the dispatch, where there is one.
+    door: Option<Door>,
+    visits: Semaphore,
     pace: Mutex<Pace>,
 }
 
@@ -55,6 +58,8 @@ impl Shared {
         Self {
             pulses: Semaphore::new(section.concurrent_pulses.max(1)),
             handshakes: Semaphore::new(section.concurrent_handshakes.max(1)),
+            visits: Semaphore::new(section.concurrent_handshakes.max(1)),
+            door: None,
             access,
             ages: Ages::default(),
             pace: Mutex::new(Pace { typical: TYPICAL_HANDSHAKE, users: 0 }),
@@ -68,6 +73,19 @@ impl Shared {
         let pace = *self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Section { handshake_interval, concurrent_handshakes, .. } = self.section;
         schedule::stretched(handshake_interval, pace.users, pace.typical, concurrent_handshakes)
+    }
+
+    /// The same, with the front tier probed through this door.
+    pub fn behind(self, door: Option<Door>) -> Self {
+        Self { door, ..self }
+    }
+
+    pub fn section(&self) -> &Section {
+        &self.section
+    }
+
+    pub fn has_a_door(&self) -> bool {
+        self.door.is_some()
     }
 
     fn measured(&self, handshake: Duration) {
@@ -105,18 +123,97 @@ impl Shared {
         leftovers: &mut Leftovers,
         trigger: Trigger,
     ) -> Run {
+        self.log_in(instance, Ok(None), known, leftovers, trigger).await
+    }
+
+    /// The same as a first visit at the dispatch, by somebody whom the edge calls so.
+    pub async fn first_visit(
+        &self,
+        instance: &Instance,
+        identity: &str,
+        known: Known,
+        leftovers: &mut Leftovers,
+        trigger: Trigger,
+    ) -> Run {
+        self.log_in(instance, self.passage(identity).map(Some), known, leftovers, trigger).await
+    }
+
+    async fn log_in(
+        &self,
+        instance: &Instance,
+        passage: Result<Option<Passage<'_>>, NotDone>,
+        known: Known,
+        leftovers: &mut Leftovers,
+        trigger: Trigger,
+    ) -> Run {
         if let Some((step, why)) = known.against_a_login() {
-            let mut steps = Steps::begin(Kind::Handshake, trigger, instance, handshake::PLAN);
-            steps.take(step, async { Err::<(), NotDone>(why) }).await;
-            return steps.end(&TraceContext::unsampled());
+            return without_trying(Kind::Handshake, handshake::PLAN, instance, trigger, step, why).await;
         }
+        let passage = match passage {
+            Ok(passage) => passage,
+            Err(why) => {
+                let step = Step::Front;
+                return without_trying(Kind::Handshake, handshake::PLAN, instance, trigger, step, why).await;
+            }
+        };
         let _turn = self.handshakes.acquire().await;
         // Boxed: it is large, and all who wait for their turn would hold as much.
-        let work = Box::pin(handshake::run(instance, &self.access, leftovers, &self.section, trigger));
+        let work =
+            Box::pin(handshake::run(instance, &self.access, leftovers, &self.section, passage, trigger));
         let run = survive(Kind::Handshake, Step::Version, trigger, instance, work).await;
         self.measured(run.duration);
         run
     }
+
+    /// One warm visit through the dispatch now; not where the instance itself is known to fail.
+    pub async fn visit(
+        &self,
+        instance: &Instance,
+        identity: &str,
+        known: Known,
+        kept: &mut Kept,
+        trigger: Trigger,
+    ) -> Run {
+        let passage = match known.against_a_visit() {
+            None => self.passage(identity),
+            Some(why) => Err(why),
+        };
+        let passage = match passage {
+            Ok(passage) => passage,
+            Err(why) => {
+                return without_trying(Kind::Front, front::PLAN, instance, trigger, Step::Front, why).await;
+            }
+        };
+        let _turn = self.visits.acquire().await;
+        let work = Box::pin(front::run(instance, passage, &self.access, kept, &self.section, trigger));
+        survive(Kind::Front, Step::Front, trigger, instance, work).await
+    }
+
+    /// Ends what visits have kept.
+    pub async fn leave(&self, instance: &Instance, kept: &mut Kept) {
+        front::leave(instance, &self.access, kept, self.section.front_limits()).await;
+    }
+
+    fn passage(&self, identity: &str) -> Result<Passage<'_>, NotDone> {
+        match &self.door {
+            Some(door) => Ok(door.passage(identity)?),
+            None => Err(NotDone::skipped(Skip::NotConfigured, "there is no [probe] front to go through")),
+        }
+    }
+}
+
+/// A run that was decided before anything was asked.
+async fn without_trying(
+    kind: Kind,
+    plan: &'static [Step],
+    instance: &Instance,
+    trigger: Trigger,
+    step: Step,
+    why: NotDone,
+) -> Run {
+    let mut steps = Steps::begin(kind, trigger, instance, plan);
+    steps.take(step, async { Err::<(), NotDone>(why) }).await;
+    steps.end(&TraceContext::unsampled())
 }
 
 /// What is known of a user before a handshake.
@@ -142,6 +239,13 @@ impl Known {
             }
             _ => None,
         }
+    }
+
+    fn against_a_visit(self) -> Option<NotDone> {
+        let failed = matches!(self.pulsed, Some(Outcome::Failed(_)));
+        let detail = "the instance itself fails, as the pulse shows";
+        let failed = failed.then(|| NotDone::skipped(Skip::EarlierStep, detail));
+        self.against_a_login().map(|(_, why)| why).or(failed)
     }
 }
 
@@ -218,159 +322,10 @@ impl Prober {
     fn start(&self, target: &Target) -> User {
         let (orders, incoming) = mpsc::channel(4);
         let stop = self.stop.child_token();
-        let task = Task {
-            shared: self.shared.clone(),
-            instance: instance_of(target),
-            withheld: target.withheld,
-            runs: self.runs.clone(),
-            memory: Memory::default(),
-            state: state::Memory::default(),
-            leftovers: Leftovers::default(),
-            pulsed: None,
-            tasks: self.tasks.clone(),
-        };
+        let task = Task::new(target, self.shared.clone(), self.runs.clone(), self.tasks.clone());
         self.tasks.spawn(task.run(incoming, stop.clone()));
         User { target: target.clone(), orders, stop }
     }
-}
-
-/// One user's probes: pulses go on while a handshake is under way, which may wait for its turn or for an instance that
-/// does not answer.
-struct Task {
-    shared: Arc<Shared>,
-    instance: Instance,
-    withheld: Option<Finding>,
-    runs: mpsc::Sender<Run>,
-    memory: Memory,
-    state: state::Memory,
-    /// Away while a handshake is under way.
-    leftovers: Leftovers,
-    pulsed: Option<Outcome>,
-    tasks: TaskTracker,
-}
-
-/// A handshake under way; it gives back what it was lent.
-type UnderWay = JoinHandle<(Run, Leftovers)>;
-
-impl Task {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
-        let Section { pulse_interval, state_interval, .. } = self.shared.section;
-        let start = Instant::now();
-        let mut pulse_due = start + schedule::phase(&self.instance.name, pulse_interval);
-        let mut handshake_due =
-            start + schedule::phase(&self.instance.name, self.shared.handshake_interval());
-        let mut state_due = start + schedule::phase(&self.instance.name, state_interval);
-        let mut wanted = Some(Trigger::Start);
-        let mut login: Option<UnderWay> = None;
-        let mut asked = Vec::new();
-        loop {
-            // The first handshake follows the first pulse.
-            if login.is_none()
-                && self.pulsed.is_some()
-                && let Some(trigger) = wanted.take()
-            {
-                login = Some(self.login(trigger));
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                (run, leftovers) = ended(&mut login) => {
-                    self.leftovers = leftovers;
-                    self.send(&run).await;
-                    handshake_due = self.after(&run, handshake_due);
-                    if run.trigger == Trigger::Demand {
-                        for (pulse, answer) in asked.drain(..) {
-                            // Whoever asked may have gone; the runs are recorded all the same.
-                            let _ = oneshot::Sender::send(answer, vec![pulse, run.clone()]);
-                        }
-                    }
-                }
-                order = orders.recv() => match order {
-                    Some(Order::Probe(answer)) => {
-                        asked.push((self.pulse(Trigger::Demand).await.0, answer));
-                        wanted = Some(Trigger::Demand);
-                    }
-                    Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
-                    None => break,
-                },
-                () = sleep_until(pulse_due) => {
-                    let trigger = wanted.unwrap_or(Trigger::Schedule);
-                    let (_, changed) = self.pulse(trigger).await;
-                    wanted = wanted.or(changed);
-                    pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
-                }
-                () = sleep_until(state_due) => {
-                    let version = self.memory.version.as_ref();
-                    let run = self.shared.state(&self.instance, &mut self.state, version, Trigger::Schedule).await;
-                    self.send(&run).await;
-                    state_due = schedule::next(state_due, state_interval, Instant::now());
-                }
-                () = sleep_until(handshake_due), if wanted.is_none() && login.is_none() => {
-                    wanted = Some(Trigger::Schedule);
-                }
-            }
-        }
-        // A handshake that is cut short leaves its session behind.
-        if login.is_some() {
-            let (run, _) = ended(&mut login).await;
-            self.send(&run).await;
-        }
-    }
-
-    /// Pulses; answers what in it calls for a handshake at once.
-    async fn pulse(&mut self, trigger: Trigger) -> (Run, Option<Trigger>) {
-        let version = self.memory.version.clone();
-        let run = self.shared.pulse(&self.instance, &mut self.memory, trigger).await;
-        let outcome = run.outcome();
-        let calls = match (self.pulsed.map(Outcome::ended), outcome.ended()) {
-            (Some(Ended::Failed), Ended::Failed) => None,
-            (_, Ended::Failed) => Some(Trigger::PulseFailed),
-            (Some(Ended::Failed | Ended::Skipped), Ended::Ok) => Some(Trigger::Change),
-            _ if version.is_some() && version != self.memory.version => Some(Trigger::Change),
-            _ => None,
-        };
-        self.pulsed = Some(outcome);
-        self.send(&run).await;
-        (run, calls)
-    }
-
-    /// Begins a handshake.
-    fn login(&mut self, trigger: Trigger) -> UnderWay {
-        let (shared, instance) = (self.shared.clone(), self.instance.clone());
-        let known = Known { withheld: self.withheld, pulsed: self.pulsed };
-        let mut leftovers = std::mem::take(&mut self.leftovers);
-        self.tasks.spawn(async move {
-            let run = shared.handshake(&instance, known, &mut leftovers, trigger).await;
-            (run, leftovers)
-        })
-    }
-
-    /// When the next handshake is due after one that has just ended.
-    fn after(&self, run: &Run, due: Instant) -> Instant {
-        let interval = self.shared.handshake_interval();
-        let now = Instant::now();
-        match run.outcome().ended() {
-            Ended::Failed => now + interval.min(RETRY_AFTER_FAILURE),
-            _ if run.trigger == Trigger::Schedule => schedule::next(due, interval, now),
-            _ => due.max(now),
-        }
-    }
-
-    async fn send(&self, run: &Run) {
-        // Nobody listens any more when the program stops.
-        let _ = self.runs.send(run.clone()).await;
-    }
-}
-
-/// What the handshake under way came to; without one, never.
-async fn ended(login: &mut Option<UnderWay>) -> (Run, Leftovers) {
-    if let Some(work) = login {
-        let ended = work.await;
-        *login = None;
-        if let Ok(ended) = ended {
-            return ended;
-        }
-    }
-    std::future::pending().await
 }
 
 /// Turns a panic into an outcome: a defect of one probe ends neither the task nor the program.
@@ -471,7 +426,8 @@ mod tests {
         let shared = Shared::new(Section::default(), t3::Section::default(), access);
         let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_owned(), uid: 0 };
         let known = Known { withheld: Some(Finding::SharedPort), pulsed: Some(Outcome::Ok) };
-        let run = shared.handshake(&instance, known, &mut Leftovers::default(), Trigger::Schedule).await;
+        let mut leftovers = Leftovers::default();
+        let run = shared.handshake(&instance, known, &mut leftovers, Trigger::Schedule).await;
         assert_eq!(run.outcome(), Outcome::Failed(Reason::Withheld));
         assert_eq!(run.decided_by().map(|step| step.step), Some(Step::Mint));
         assert!(listener.accept().is_err(), "something was sent");

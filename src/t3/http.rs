@@ -1,6 +1,7 @@
 //! HTTP to one instance: a connection of its own for every probe, hard limits on time and size, no redirect followed,
 //! no proxy asked. A secret is written only to a connection whose far end belongs to the instance's user.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::Instance;
+use super::door::{self, Passage};
 use super::owner;
 use super::trace::TraceContext;
 use crate::outcome::{Failure, Reason};
@@ -43,6 +45,8 @@ pub struct Answer {
 pub struct Client<'a> {
     pub instance: &'a Instance,
     trace: &'a TraceContext,
+    /// The way through the dispatch proxy; `None` straight to the instance.
+    passage: Option<Passage<'a>>,
     connection: Option<Connection>,
     largest: usize,
     forwarded: bool,
@@ -52,16 +56,17 @@ struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
     confirmed: bool,
-    addresses: (std::net::SocketAddr, std::net::SocketAddr),
+    addresses: (SocketAddr, SocketAddr),
 }
 
 impl<'a> Client<'a> {
     pub fn new(instance: &'a Instance, trace: &'a TraceContext) -> Self {
-        Self { instance, trace, connection: None, largest: LARGEST_ANSWER, forwarded: false }
+        Self { instance, trace, passage: None, connection: None, largest: LARGEST_ANSWER, forwarded: false }
     }
 
-    pub fn trace(&self) -> &'a TraceContext {
-        self.trace
+    /// The same, asked through the dispatch proxy as the edge would.
+    pub fn through(passage: Passage<'a>, instance: &'a Instance, trace: &'a TraceContext) -> Self {
+        Self { passage: Some(passage), ..Self::new(instance, trace) }
     }
 
     /// Allows for larger answers: a whole history is as large as the database (CONTRACT §11).
@@ -100,6 +105,22 @@ impl<'a> Client<'a> {
     pub async fn get_from_owner(&mut self, path: &str, limit: Duration) -> Result<Answer, Failure> {
         let request = self.request(Method::GET, path, None, Proof::Nobody)?;
         self.send(request, true, limit).await
+    }
+
+    /// Asks for a page as a browser does that follows a link.
+    pub async fn navigate(
+        &mut self,
+        target: &str,
+        proof: Proof<'_>,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(Method::GET, target, None, proof)?;
+        for (name, value) in
+            [("accept", "text/html"), ("sec-fetch-dest", "document"), ("sec-fetch-mode", "navigate")]
+        {
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        self.send(request, !matches!(proof, Proof::Nobody), limit).await
     }
 
     /// Posts a body without proof; `secret` says that the body itself holds one.
@@ -145,13 +166,17 @@ impl<'a> Client<'a> {
     ) -> Result<Answer, Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.sender.is_closed() => connection,
-            _ => Connection::open(self.instance.port).await?,
+            _ => Connection::open(self.address()).await?,
         };
-        if owners_only && !connection.confirmed {
-            owner::confirm(connection.addresses.0, connection.addresses.1, self.instance.uid)?;
+        // What is shown to the dispatch with every request opens every user's door.
+        if (owners_only || self.passage.is_some()) && !connection.confirmed {
+            owner::confirm(connection.addresses.0, connection.addresses.1, self.owners())?;
             connection.confirmed = true;
         }
         let answer = connection.exchange(request, self.largest).await?;
+        if let Some(failure) = self.answered_at_the_door(answer.status, &answer.headers) {
+            return Err(failure);
+        }
         if !answer
             .headers
             .get(header::CONNECTION)
@@ -160,6 +185,37 @@ impl<'a> Client<'a> {
             self.connection = Some(connection);
         }
         Ok(answer)
+    }
+
+    /// Where connections go.
+    pub fn address(&self) -> SocketAddr {
+        match &self.passage {
+            Some(passage) => passage.address(),
+            None => (Ipv4Addr::LOCALHOST, self.instance.port).into(),
+        }
+    }
+
+    /// The uids that may have the listener there.
+    pub fn owners(&self) -> &[u32] {
+        match &self.passage {
+            Some(passage) => passage.owners(),
+            None => std::slice::from_ref(&self.instance.uid),
+        }
+    }
+
+    /// What the dispatch says in an answer of its own, which is not the instance's.
+    pub fn answered_at_the_door(&self, status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
+        self.passage.as_ref().and_then(|_| door::own_answer(status, headers))
+    }
+
+    /// What goes with every request on this way.
+    pub fn mark(&self, headers: &mut HeaderMap) {
+        if let Some(passage) = &self.passage {
+            passage.mark(headers);
+        }
+        if let Ok(value) = self.trace.traceparent().parse() {
+            headers.insert("traceparent", value);
+        }
     }
 
     fn request(
@@ -172,11 +228,13 @@ impl<'a> Client<'a> {
         let mut request = hyper::Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, format!("127.0.0.1:{}", self.instance.port))
+            .header(header::HOST, self.address().to_string())
             .header(header::USER_AGENT, concat!("t3-prober/", env!("CARGO_PKG_VERSION")))
             // 0.0.33 compresses when it may (CONTRACT §3).
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header("traceparent", self.trace.traceparent());
+            .header(header::ACCEPT_ENCODING, "identity");
+        if let Some(headers) = request.headers_mut() {
+            self.mark(headers);
+        }
         if self.forwarded {
             // An address that is nobody's, for documentation.
             request = request.header("x-forwarded-for", "192.0.2.1").header("x-forwarded-proto", "https");
@@ -208,9 +266,10 @@ pub fn secret_header(proof: Proof<'_>) -> Result<Option<(header::HeaderName, Hea
     Ok(Some((name, value)))
 }
 
-/// Opens a TCP connection to the instance; the caller holds the deadline.
-pub async fn connect(port: u16) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| match error.kind() {
+/// Opens a TCP connection; the caller holds the deadline.
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
+    let port = address.port();
+    let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::ConnectionRefused => {
             Failure::new(Reason::Refused, format!("nothing listens on port {port}"))
         }
@@ -224,10 +283,10 @@ pub async fn connect(port: u16) -> Result<TcpStream, Failure> {
 }
 
 impl Connection {
-    async fn open(port: u16) -> Result<Self, Failure> {
-        let stream = connect(port).await?;
+    async fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let stream = connect(address).await?;
         let ended = |error: std::io::Error| {
-            Failure::new(Reason::Closed, format!("connection to port {port}: {error}"))
+            Failure::new(Reason::Closed, format!("connection to port {}: {error}", address.port()))
         };
         let addresses = (stream.local_addr().map_err(ended)?, stream.peer_addr().map_err(ended)?);
         let (sender, driver) =

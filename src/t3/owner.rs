@@ -17,11 +17,11 @@ pub fn listener(port: u16) -> io::Result<Option<Socket>> {
     sockets::listener((Ipv4Addr::LOCALHOST, port).into())
 }
 
-/// Confirms that the far end of an established loopback connection is a process of `uid`.
+/// Confirms that the far end of an established connection within this machine is a process of one of these uids.
 ///
 /// Both the listener on the port and the accepted socket itself are looked at: a squatter who accepted the connection
 /// and then made room for the rightful server still owns the accepted socket.
-pub fn confirm(ours: SocketAddr, theirs: SocketAddr, uid: u32) -> Result<(), Failure> {
+pub fn confirm(ours: SocketAddr, theirs: SocketAddr, uids: &[u32]) -> Result<(), Failure> {
     let port = theirs.port();
     let unreadable = |error: io::Error| {
         Failure::new(
@@ -34,12 +34,17 @@ pub fn confirm(ours: SocketAddr, theirs: SocketAddr, uid: u32) -> Result<(), Fai
     };
     // A connection that is still in the accept queue has no owner yet; it dies with its listener.
     let accepted = sockets::connected(theirs, ours).map_err(unreadable)?.filter(|socket| socket.inode != 0);
-    let stranger = [Some(listener), accepted].into_iter().flatten().find(|socket| socket.uid != uid);
+    let stranger =
+        [Some(listener), accepted].into_iter().flatten().find(|socket| !uids.contains(&socket.uid));
     match stranger {
         None => Ok(()),
         Some(stranger) => Err(Failure::new(
             Reason::WrongOwner,
-            format!("port {port} belongs to uid {}, not to uid {uid}; nothing was sent to it", stranger.uid),
+            format!(
+                "port {port} belongs to uid {}, not to {}; nothing was sent to it",
+                stranger.uid,
+                uids.iter().map(|uid| format!("uid {uid}")).collect::<Vec<_>>().join(" or ")
+            ),
         )),
     }
 }
@@ -98,8 +103,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (ours, theirs) = (stream.local_addr().expect("ours"), stream.peer_addr().expect("theirs"));
-        confirm(ours, theirs, own_uid()).expect("our own");
-        let refused = confirm(ours, theirs, own_uid() + 1).expect_err("somebody else's");
+        confirm(ours, theirs, &[own_uid()]).expect("our own");
+        let refused = confirm(ours, theirs, &[own_uid() + 1]).expect_err("somebody else's");
         assert_eq!(refused.reason, Reason::WrongOwner);
     }
 
@@ -123,6 +128,6 @@ mod tests {
         let (ours, theirs) = (stream.local_addr().expect("ours"), stream.peer_addr().expect("theirs"));
         let _accepted = listener.accept().expect("accept");
         drop(listener);
-        assert_eq!(confirm(ours, theirs, own_uid()).expect_err("no listener").reason, Reason::Refused);
+        assert_eq!(confirm(ours, theirs, &[own_uid()]).expect_err("no listener").reason, Reason::Refused);
     }
 }

@@ -11,6 +11,7 @@ use hyper::header;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::door::MARKER;
 use super::http::{Answer, Client, Proof};
 use super::version::Generation;
 use crate::outcome::{Endpoint, Failure, Reason};
@@ -137,11 +138,13 @@ async fn offer(
 }
 
 impl SessionCookie {
-    fn from_answer(answer: &Answer) -> Result<Self, Failure> {
+    /// The session that an answer sets, the dispatch's redirect after a first visit among them.
+    pub(super) fn from_answer(answer: &Answer) -> Result<Self, Failure> {
         let session = |value: &header::HeaderValue| {
             let header = value.to_str().ok()?;
             let cookie = Cookie::parse(header.to_owned()).ok()?;
-            cookie.name().starts_with("t3_").then(|| Self {
+            let is_session = cookie.name().starts_with("t3_") && cookie.name() != MARKER;
+            is_session.then(|| Self {
                 name: cookie.name().to_owned(),
                 value: cookie.value().to_owned(),
                 protected: cookie.http_only() == Some(true)
@@ -154,7 +157,7 @@ impl SessionCookie {
             let others = answer.headers.get_all(header::SET_COOKIE).iter().count();
             Failure::new(
                 Reason::NoCookie,
-                format!("the exchange answered 200 with {others} cookies, none of them a t3 session"),
+                format!("{} came with {others} cookies, none of them a t3 session", answer.status),
             )
         })
     }

@@ -75,32 +75,34 @@ pub async fn round_trip(
 type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
 async fn open(client: &Client<'_>, generation: Generation, ticket: &Ticket) -> Result<Socket, Failure> {
-    let instance = client.instance;
     let parameter = match generation {
         Generation::A => "wsToken",
         Generation::B => "wsTicket",
     };
-    let stream = connect(instance.port).await?;
+    let stream = connect(client.address()).await?;
     let ended = |error: std::io::Error| Failure::new(Reason::Closed, format!("WebSocket /ws: {error}"));
-    owner::confirm(stream.local_addr().map_err(ended)?, stream.peer_addr().map_err(ended)?, instance.uid)?;
-    let uri = format!("ws://127.0.0.1:{}/ws?{parameter}={}", instance.port, ticket.0);
+    owner::confirm(stream.local_addr().map_err(ended)?, stream.peer_addr().map_err(ended)?, client.owners())?;
+    let uri = format!("ws://{}/ws?{parameter}={}", client.address(), ticket.0);
     let mut request = tungstenite::client::IntoClientRequest::into_client_request(uri)
         .map_err(|_| Failure::new(Reason::Malformed, "the ticket holds characters that no URL may hold"))?;
-    if let Ok(value) = client.trace().traceparent().parse() {
-        request.headers_mut().insert("traceparent", value);
-    }
+    client.mark(request.headers_mut());
     let config =
         WebSocketConfig::default().max_message_size(Some(LARGEST_FRAME)).max_frame_size(Some(LARGEST_FRAME));
     match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
         Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(answer)) => Err(Failure::new(
-            match answer.status().as_u16() {
-                401 => Reason::Unauthorized,
-                500 => Reason::AuthStore,
-                _ => Reason::NotUpgraded,
-            },
-            format!("WebSocket /ws: {} instead of 101", answer.status()),
-        )),
+        Err(tungstenite::Error::Http(answer)) => {
+            let own = client.answered_at_the_door(answer.status(), answer.headers());
+            Err(own.unwrap_or_else(|| {
+                Failure::new(
+                    match answer.status().as_u16() {
+                        401 => Reason::Unauthorized,
+                        500 => Reason::AuthStore,
+                        _ => Reason::NotUpgraded,
+                    },
+                    format!("WebSocket /ws: {} instead of 101", answer.status()),
+                )
+            }))
+        }
         Err(error) => Err(describe(&error)),
     }
 }

@@ -27,6 +27,7 @@ mod dispatch_login;
 mod dispatch_smuggling;
 mod dispatch_socket;
 mod faults;
+mod front;
 mod gate;
 mod helper;
 mod inventory;

@@ -76,9 +76,14 @@ impl World {
 
     /// Adds to the configuration.
     pub fn configured(mut self, extra: &str) -> Self {
+        self.extend(extra);
+        self
+    }
+
+    /// The same, for a world that is somebody's already.
+    pub fn extend(&mut self, extra: &str) {
         self.extra.push_str(extra);
         self.configure();
-        self
     }
 
     /// Makes one version the host's only t3 command.
