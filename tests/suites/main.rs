@@ -2,6 +2,7 @@
 
 #[path = "../support"]
 mod support {
+    pub mod browser;
     pub mod door;
     pub mod fixtures;
     pub mod free_port;
@@ -16,6 +17,7 @@ mod support {
 mod architecture;
 mod backup;
 mod bad_input;
+mod browser;
 mod config;
 mod conformance;
 mod credential;
