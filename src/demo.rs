@@ -3,26 +3,35 @@
 
 use std::fmt::Write;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::http::HeaderValue;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Source};
 use crate::serve::Signals;
+
+use self::edge::Edge;
+
+mod edge;
 
 /// Who lives in the demo, and what they run: one is behind, as somebody always is.
 const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")];
 /// The build that a host-wide `t3` has become; the one that caused the outage.
 const HOST_COMMAND: &str = "0.0.33";
+/// Where the front door is, or the next free port after it.
+const FRONT_DOOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -100,13 +109,25 @@ impl World {
 
     /// The service on top, until it is told to stop.
     async fn play(&self, fleet: &[Instance], listen: SocketAddr, signals: Signals) -> anyhow::Result<()> {
-        let config = self.configure(fleet, free(listen)?)?;
+        let door = free(FRONT_DOOR)?;
+        let config = self.configure(fleet, free(listen)?, door)?;
         let mut source = Source::new(Some(config.clone()));
         let loaded = Config::load(&mut source)?;
-        crate::serve::run(source, loaded, signals, |address| {
-            println!("{}", self.guide(fleet, address, &config));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut edges = Vec::new();
+        for Instance { user, .. } in fleet {
+            let identity = HeaderValue::try_from(identity(user)).context("a name that no header may hold")?;
+            let edge = Edge { identity, dispatch: door, tasks: tasks.clone(), stop: stop.clone() };
+            edges.push((*user, edge.open().await?));
+        }
+        let ended = crate::serve::run(source, loaded, signals, |address| {
+            println!("{}", self.guide(fleet, address, door, &edges, &config));
         })
-        .await
+        .await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        ended
     }
 
     fn t3(&self, version: &str) -> PathBuf {
@@ -154,10 +175,10 @@ impl World {
         Ok(Instance { user, version, port, child })
     }
 
-    fn configure(&self, fleet: &[Instance], listen: SocketAddr) -> anyhow::Result<PathBuf> {
+    fn configure(&self, fleet: &[Instance], listen: SocketAddr, door: SocketAddr) -> anyhow::Result<PathBuf> {
         let mut table = serde_json::Map::new();
         for Instance { user, port, .. } in fleet {
-            table.insert(format!("{user}@example.com"), serde_json::json!({ "os_user": user, "port": port }));
+            table.insert(identity(user), serde_json::json!({ "os_user": user, "port": port }));
         }
         let write = |name: &str, text: String| {
             let path = self.dir.join(name);
@@ -190,7 +211,24 @@ impl World {
             ),
             (
                 "probe".to_owned(),
-                toml::Table::from_iter([("handshake_interval".to_owned(), "30s".into())]).into(),
+                toml::Table::from_iter([
+                    ("handshake_interval".to_owned(), "30s".into()),
+                    ("front_interval".to_owned(), "15s".into()),
+                ])
+                .into(),
+            ),
+            (
+                "dispatch".to_owned(),
+                toml::Table::from_iter([
+                    ("inside_serve".to_owned(), true.into()),
+                    ("listen".to_owned(), toml::Value::Array(vec![door.to_string().into()])),
+                    // The demo's own edges are this very process.
+                    (
+                        "trusted_uids".to_owned(),
+                        toml::Value::Array(vec![i64::from(nix::unistd::geteuid().as_raw()).into()]),
+                    ),
+                ])
+                .into(),
             ),
             (
                 "operator".to_owned(),
@@ -201,7 +239,14 @@ impl World {
     }
 
     /// What there is to look at and to break.
-    fn guide(&self, fleet: &[Instance], address: SocketAddr, config: &Path) -> String {
+    fn guide(
+        &self,
+        fleet: &[Instance],
+        address: SocketAddr,
+        door: SocketAddr,
+        edges: &[(&str, SocketAddr)],
+        config: &Path,
+    ) -> String {
         let (program, dir, config) = (self.program.display(), self.dir.display(), config.display());
         let cid = self.base_dir("cid");
         let mut text = format!(
@@ -211,6 +256,16 @@ impl World {
         for Instance { user, version, port, .. } in fleet {
             let _ = writeln!(text, "  {user}  t3 {version}  port {port}");
         }
+        let _ = writeln!(
+            text,
+            "\nCome in as one of them through the front door, which logs them in on their way:"
+        );
+        for (user, edge) in edges {
+            let _ = writeln!(text, "  as {user}        http://{edge}/any/page");
+        }
+        let ann = identity("ann");
+        let _ =
+            writeln!(text, "  by hand       curl -i -H 'X-authentik-username: {ann}' http://{door}/any/page");
         let _ = write!(
             text,
             "
@@ -275,6 +330,11 @@ impl Instance {
             let _ = self.child.kill().await;
         }
     }
+}
+
+/// What the edge calls a user.
+fn identity(user: &str) -> String {
+    format!("{user}@example.com")
 }
 
 /// The address, or the next free port after it.

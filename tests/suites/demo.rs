@@ -93,6 +93,27 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
         assert_eq!(demo.page(path).status, 200, "{path}");
     }
     demo.until_page_says("All 3 users can log in");
+    for (user, version) in [("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")] {
+        let line = demo.guide.lines().find(|line| line.trim().starts_with(&format!("as {user} ")));
+        let url = line.and_then(|line| line.split("http://").nth(1)).expect("an address");
+        let port = url.split([':', '/']).nth(1).and_then(|port| port.parse().ok()).expect("a port");
+        let first = http(port, "GET", "/any/page", &[("Accept", "text/html")]).expect("an answer");
+        assert!(first.status == 302 && first.head.contains("ocation: /any/page"), "{user}: {first:?}");
+        let session = first.head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            let cookie = name.eq_ignore_ascii_case("set-cookie").then(|| value.split(';').next())??;
+            cookie.starts_with("t3_session").then(|| cookie.to_owned())
+        });
+        let cookie = session.expect("a session");
+        let own = http(port, "GET", "/api/auth/session", &[("Cookie", &cookie)]).expect("an answer");
+        assert!(own.body.contains("\"authenticated\":true"), "{user} {version}: {own:?}");
+    }
+    // The line holds a '/' before the command's own.
+    let line = demo.guide.lines().find(|line| line.contains("by hand")).expect("a command");
+    let (_, command) = line.split_once("by hand").expect("a command");
+    let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("HTTP/1.1 302 ") && said.contains("Set-Cookie: t3_session"), "{said}");
 
     let (code, help) = demo.run(".t3 --help");
     assert!(code == Some(0) && help.contains("exchange-500"), "{help}");
