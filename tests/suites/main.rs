@@ -9,6 +9,7 @@ mod support {
     pub mod gate;
     pub mod host;
     pub mod raw_http;
+    pub mod root;
     pub mod sim;
     pub mod tools;
     pub mod world;
@@ -22,6 +23,7 @@ mod config;
 mod conformance;
 mod credential;
 mod demo;
+mod deploy;
 mod dispatch_forward;
 mod dispatch_identity;
 mod dispatch_life;

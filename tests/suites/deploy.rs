@@ -1,0 +1,5 @@
+//! What deploy/ gives to an operator: installed into a root of its own, its units held to systemd and to the program.
+
+mod install;
+mod instance;
+mod units;

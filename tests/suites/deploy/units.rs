@@ -1,0 +1,204 @@
+//! The units: systemd finds nothing wrong with them, they are closed as far as they can be, their commands are the
+//! program's, and what they leave to it is enough.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::free_port::free_port;
+use crate::support::host::{Account, Host, http, text, until};
+use crate::support::root::{Root, setting, source, unit};
+use crate::support::tools;
+
+/// Every unit of deploy/systemd.
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(source("deploy/systemd")).expect("the units");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert!(names.len() > 8, "the units were not found");
+    names
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_any_unit_where_the_program_is_in_its_place() {
+    let Some(analyze) = tools::find("systemd-analyze") else { return };
+    if !tools::root()
+        || tools::find("systemd-sysusers").is_none()
+        || tools::find("systemd-tmpfiles").is_none()
+    {
+        return;
+    }
+    let root = Root::new();
+    // The targets that ours stand before and behind, and the two commands of the system that ours call.
+    for directory in ["/bin", "/usr/lib/systemd"] {
+        fs::create_dir_all(root.path(directory)).expect("a directory");
+    }
+    for copy in [
+        &["--archive", "/usr/lib/systemd/system", text(&root.path("/usr/lib/systemd"))][..],
+        &["--dereference", "/bin/sh", "/bin/kill", text(&root.path("/bin"))],
+    ] {
+        assert!(Command::new("cp").args(copy).status().expect("cp runs").success());
+    }
+    root.install();
+    let verify = |units: &[String]| {
+        let mut command = Command::new(&analyze);
+        command.arg(format!("--root={}", root.path("/").display())).args(["--man=no", "verify"]).args(units);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let ours: Vec<_> = said.lines().filter(|line| line.contains("t3-")).map(str::to_owned).collect();
+        (output.status.success(), ours)
+    };
+    let instances: Vec<_> = names().iter().map(|name| name.replace('@', "@ann")).collect();
+    assert_eq!(verify(&instances), (true, Vec::new()));
+    let program = root.path("/usr/bin/t3-prober");
+    fs::remove_file(program).expect("removed");
+    let (is_well, said) = verify(&["t3-prober.service".to_owned()]);
+    assert!(!is_well && !said.is_empty(), "it would not see a missing program");
+}
+
+#[test]
+fn the_exposure_of_what_faces_users_and_builds_is_small() {
+    let Some(analyze) = tools::find("systemd-analyze") else { return };
+    for (name, most) in [
+        ("t3-prober.service", "20"),
+        ("t3-dispatch.service", "20"),
+        ("t3-prober-gate@.service", "30"),
+        ("t3-prober-backup.service", "30"),
+        ("t3-prober-helper@.service", "40"),
+    ] {
+        let mut command = Command::new(&analyze);
+        command.args(["security", "--offline=yes", "--no-pager"]).arg(format!("--threshold={most}"));
+        let output = command.arg(source("deploy/systemd").join(name)).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let open: Vec<_> = said.lines().filter(|line| line.contains('✗') || line.contains('→')).collect();
+        assert!(output.status.success(), "{name}: more than {most}: {open:#?}");
+    }
+}
+
+/// The words of a unit's command after the program, for an instance of the template.
+fn arguments(name: &str) -> Option<Vec<String>> {
+    let command = setting(name, "ExecStart")?;
+    let arguments = command.strip_prefix("/usr/bin/t3-prober ")?.replace("%i", "0.0.33");
+    Some(arguments.split(' ').map(str::to_owned).collect())
+}
+
+#[test]
+fn the_program_takes_the_command_of_every_unit() {
+    let try_out = |arguments: &[String]| {
+        let mut command = Command::new(crate::support::world::PROGRAM);
+        command.args(arguments).arg("--help").output().expect("the program runs")
+    };
+    let mut tried = 0;
+    for name in names() {
+        let Some(arguments) = arguments(&name) else { continue };
+        let output = try_out(&arguments);
+        assert!(output.status.success(), "{name}: {arguments:?}: {output:?}");
+        // One more word that it does not know, and it would have said so.
+        let misspelt = [&arguments[..], &["--frobnicate".to_owned()]].concat();
+        assert_eq!(try_out(&misspelt).status.code(), Some(64), "{misspelt:?}");
+        tried += 1;
+    }
+    assert!(tried >= 5, "only {tried} units run the program");
+}
+
+#[test]
+fn a_missed_upgrade_never_comes_by_day_and_every_timer_has_its_service() {
+    for name in names().iter().filter(|name| name.ends_with(".timer")) {
+        assert_eq!(setting(name, "Persistent"), None, "{name}");
+        assert!(setting(name, "OnCalendar").is_some(), "{name}");
+        let service = name.replace(".timer", ".service");
+        assert_eq!(setting(&service, "Type").as_deref(), Some("oneshot"), "{service}");
+        assert_eq!(
+            unit(&service).iter().filter(|(section, ..)| section == "Install").count(),
+            0,
+            "{service}"
+        );
+    }
+}
+
+/// The program as a unit leaves it: its account, its groups, and no way to more.
+fn under(unit: &str, account: &Account, host: &Host, arguments: &[&str]) -> Child {
+    assert_eq!(setting(unit, "NoNewPrivileges").as_deref(), Some("yes"), "{unit}");
+    assert_eq!(setting(unit, "CapabilityBoundingSet").as_deref(), Some(""), "{unit}");
+    let mut command = Command::new("setpriv");
+    command.args(["--no-new-privs", "--bounding-set=-all", "--init-groups", "--reset-env"]);
+    command.args([format!("--reuid={}", account.uid), format!("--regid={}", account.gid), "--".to_owned()]);
+    command.arg(&host.program).args(arguments).arg("--config").arg(host.path("config.toml"));
+    command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("setpriv runs")
+}
+
+/// Ends a child however a test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn given_to(path: &Path, account: &Account) {
+    fs::create_dir_all(path).expect("a directory");
+    std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)).expect("an owner");
+}
+
+#[test]
+fn what_the_units_leave_to_serve_is_enough_to_mint_through_the_helper() {
+    if !tools::root() {
+        return;
+    }
+    let mut host = Host::new();
+    let install = host.install("0.0.33", &[]);
+    let (mut ann, prober) = (host.user(), host.caller("mint revoke labelled inspect port"));
+    let operator = free_port();
+    host.extra = format!("[operator]\nlisten = \"127.0.0.1:{operator}\"\n");
+    ann.serve(&install);
+    host.start_helper();
+    given_to(&host.path("state"), &prober);
+    let serving = Running(under("t3-prober.service", &prober, &host, &["serve"]));
+    let well = format!("t3_probe_ok{{user=\"{}\",kind=\"handshake\"}} 1", ann.name);
+    until("the whole login went well", || {
+        http(operator, "GET /metrics HTTP/1.1", "").lines().any(|line| line == well)
+    });
+    drop(serving);
+}
+
+#[test]
+fn what_the_units_leave_to_the_dispatch_is_enough_to_log_a_user_in_through_the_helper() {
+    if !tools::root() {
+        return;
+    }
+    let mut host = Host::new();
+    let install = host.install("0.0.33", &[]);
+    let (mut ann, dispatch) = (host.user(), host.caller("mint"));
+    let (door, operator) = (free_port(), free_port());
+    host.extra = format!(
+        "[dispatch]\nlisten = [\"127.0.0.1:{door}\"]\noperator_listen = \"127.0.0.1:{operator}\"\ntrusted_uids = [0]\n"
+    );
+    ann.serve(&install);
+    host.start_helper();
+    given_to(&host.path("state/spool"), &dispatch);
+    let dispatching = Running(under("t3-dispatch.service", &dispatch, &host, &["dispatch"]));
+    until("the user comes in with a cookie", || {
+        let asked = format!("GET /some/where HTTP/1.1\r\nX-authentik-username: {}@x", ann.name);
+        let answer = http(door, &asked, "");
+        answer.starts_with("HTTP/1.1 302") && answer.contains("t3_session")
+    });
+    until("the login is told to t3-prober", || {
+        fs::read_dir(host.path("state/spool")).expect("the spool").count() > 0
+    });
+    drop(dispatching);
+}
+
+#[test]
+fn the_door_to_the_helper_is_open_to_the_two_units_that_knock_and_to_nobody_else() {
+    assert_eq!(setting("t3-prober-helper.socket", "SocketGroup").as_deref(), Some("t3-helper"));
+    assert_eq!(setting("t3-prober-helper.socket", "SocketMode").as_deref(), Some("0660"));
+    let has_group = |name: &String| {
+        setting(name, "SupplementaryGroups")
+            .is_some_and(|groups| groups.split(' ').any(|group| group == "t3-helper"))
+    };
+    let knocking: Vec<_> = names().into_iter().filter(has_group).collect();
+    assert_eq!(knocking, ["t3-dispatch.service", "t3-prober.service"]);
+}
