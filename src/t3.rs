@@ -37,6 +37,12 @@ pub struct Section {
     pub installs: PathBuf,
     /// How the probe and the dispatch obtain a pairing credential. Default `keeper`.
     pub mint: Mint,
+    /// The command of `mint = "command"`: `{user}` is replaced, and it prints the credential alone, or t3's JSON. Default
+    /// none.
+    pub mint_command: Vec<String>,
+    /// The t3 that `mint_command` runs. No default; required with it, because that t3 migrates the database: the command
+    /// is run only while an instance runs the very version that this is.
+    pub mint_command_t3: Option<PathBuf>,
     /// A command that says whether an instance was stopped on purpose: `{user}` is replaced, the word `inactive` on
     /// its first line means yes (`systemctl is-active` prints that). Default none: a refused port is always a failure.
     pub status_command: Vec<String>,
@@ -50,6 +56,8 @@ pub enum Mint {
     Keeper,
     /// With `t3 auth pairing create`: a whole Node start for each.
     Cli,
+    /// With `mint_command`, an existing wrapper.
+    Command,
 }
 
 impl Default for Section {
@@ -58,6 +66,8 @@ impl Default for Section {
             command: vec!["t3".to_owned()],
             installs: PathBuf::from("/opt/t3"),
             mint: Mint::Keeper,
+            mint_command: Vec::new(),
+            mint_command_t3: None,
             status_command: Vec::new(),
         }
     }
@@ -70,6 +80,16 @@ impl Section {
         if self.command.first().is_none_or(String::is_empty) {
             complaints
                 .push(("command", "it names no program; write [\"t3\"], or leave the key out".to_owned()));
+        }
+        let is_wrapped = !self.mint_command.is_empty() && self.mint_command_t3.is_some();
+        if self.mint == Mint::Command && !is_wrapped {
+            let sentence =
+                "it needs the command, and the t3 that it runs; write mint_command and mint_command_t3";
+            complaints.push(("mint", sentence.to_owned()));
+        }
+        if let Some(t3) = self.mint_command_t3.as_ref().filter(|t3| t3.is_relative()) {
+            let t3 = t3.display();
+            complaints.push(("mint_command_t3", format!("'{t3}' is not an absolute path; begin it with /")));
         }
         if self.installs.is_relative() {
             let installs = self.installs.display();

@@ -70,7 +70,7 @@ impl Versions {
             let minting = match mint {
                 _ if running.has_install => Minting::On,
                 Mint::Keeper => Minting::ByKeptSession,
-                Mint::Cli => Minting::Off,
+                Mint::Cli | Mint::Command => Minting::Off,
             };
             Difference::Skew {
                 user: running.user.clone(),

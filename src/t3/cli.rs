@@ -84,6 +84,17 @@ impl Cli {
         }
     }
 
+    /// Runs somebody's wrapper around a verb, as it is, and answers what it printed.
+    pub async fn run_wrapper(
+        &self,
+        program: &[String],
+        verb: Verb,
+        port: u16,
+        limit: Duration,
+    ) -> Result<String, Failure> {
+        self.start(program, verb, &[], Some(port), limit).await
+    }
+
     /// `t3 --version`: touches no files (CONTRACT §2.1).
     pub async fn version(&self, program: &[String], limit: Duration) -> Result<String, Failure> {
         self.start(program, Verb::Version, words(Verb::Version), None, limit).await

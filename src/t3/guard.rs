@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use super::Section;
 use super::cli::{Cli, Verb};
 use super::descriptor;
 use super::http::Client;
 use super::install::Installs;
 use super::state;
 use super::version::Version;
+use super::{Mint, Section};
 use crate::outcome::{Failure, NotDone, Reason, Skip};
 
 /// Whoever can run a verb of t3's command against an instance, under the guard.
@@ -34,11 +34,36 @@ pub trait Commands {
 pub struct Guard {
     cli: Cli,
     installs: Installs,
+    wrapper: Option<Box<Wrapper>>,
+}
+
+/// An existing command that mints, and the t3 that it runs.
+struct Wrapper {
+    command: Vec<String>,
+    t3: Installs,
 }
 
 impl Guard {
     pub fn new(section: &Section) -> Self {
-        Self { cli: Cli::default(), installs: Installs::new(section) }
+        let t3 = section.mint_command_t3.as_ref().filter(|_| section.mint == Mint::Command);
+        let wrapper = t3.map(|t3| {
+            let command = vec![t3.to_string_lossy().into_owned()];
+            let t3 = Installs::new(&Section { command, ..section.clone() });
+            Box::new(Wrapper { command: section.mint_command.clone(), t3 })
+        });
+        Self { cli: Cli::default(), installs: Installs::new(section), wrapper }
+    }
+}
+
+impl Wrapper {
+    /// The command for this user, where the t3 that it runs is of the wanted version and no other.
+    async fn of_version(&self, wanted: &Version, user: &str, cli: &Cli) -> Result<Vec<String>, Failure> {
+        let found = self.t3.installed(cli).await?;
+        if found != *wanted {
+            let detail = format!("the instance runs {wanted}, `[t3] mint_command` runs {found}");
+            return Err(Failure::new(Reason::CliMissing, detail));
+        }
+        Ok(self.command.iter().map(|word| word.replace("{user}", user)).collect())
     }
 }
 
@@ -50,10 +75,14 @@ impl Commands for Guard {
         flags: &[&str],
         limit: Duration,
     ) -> Result<String, NotDone> {
-        let (version, program) = self.permit(client, limit).await?;
+        let wrapper = self.wrapper.as_deref().filter(|_| verb == Verb::PairingCreate);
+        let (version, program) = self.permit(client, wrapper, limit).await?;
         let database = client.instance.database();
         let before = state::level(&database).await.ok();
-        let printed = self.cli.run(&program, verb, client.instance, flags, limit).await;
+        let printed = match wrapper {
+            None => self.cli.run(&program, verb, client.instance, flags, limit).await,
+            Some(_) => self.cli.run_wrapper(&program, verb, client.instance.port, limit).await,
+        };
         let after = state::level(&database).await.ok();
         match (before, after) {
             (Some(before), Some(after)) if before.level != after.level => Err(NotDone::Failed(Failure::new(
@@ -73,10 +102,11 @@ impl Commands for Guard {
 }
 
 impl Guard {
-    /// Which command may run now: one of the version that the instance runs at this moment.
+    /// Which command may run now: one of the version that the instance runs at this moment, or the wrapper around one.
     async fn permit(
         &self,
         client: &mut Client<'_>,
+        wrapper: Option<&Wrapper>,
         limit: Duration,
     ) -> Result<(Version, Vec<String>), NotDone> {
         client.reconnect();
@@ -93,7 +123,11 @@ impl Guard {
             },
         )?;
         let version = running.version;
-        match self.installs.of_version(&version, &self.cli).await {
+        let found = match wrapper {
+            None => self.installs.of_version(&version, &self.cli).await,
+            Some(wrapper) => wrapper.of_version(&version, &client.instance.name, &self.cli).await,
+        };
+        match found {
             Ok(program) => Ok((version, program)),
             Err(failure) => Err(NotDone::skipped(
                 Skip::VersionSkew,

@@ -25,6 +25,15 @@ const IMPOSSIBLE: &str = "PROBE0000000";
 pub struct Credential(String);
 
 impl Credential {
+    /// What was printed, where that is one credential of t3's alphabet and nothing else (CONTRACT §2.2).
+    pub fn alone(printed: &str) -> Option<Self> {
+        let text = printed.trim();
+        let is_one = text.len() == 12
+            && text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+            && !text.contains(['0', '1', 'I', 'O']);
+        is_one.then(|| Self(text.to_owned()))
+    }
+
     /// The text itself, for the one line in which the helper hands it to its caller.
     pub fn reveal(&self) -> &str {
         &self.0

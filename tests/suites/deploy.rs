@@ -1,5 +1,7 @@
 //! What deploy/ gives to an operator: installed into a root of its own, its units held to systemd and to the program.
 
+mod guides;
 mod install;
 mod instance;
+mod migration;
 mod units;
