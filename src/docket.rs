@@ -1,6 +1,8 @@
 //! The docket: which builds are to be judged, and what was found of those that were. A verdict is asked for by version
 //! and by nothing else, and counts only while it is about the present situation.
 
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +21,10 @@ use crate::t3::access::Access;
 use crate::t3::state;
 use crate::t3::version::Version;
 use crate::verdict::{self, Binding, Covered, Document, Policy, Present};
+
+mod line;
+
+pub use line::Line;
 
 /// How long the helper may take to look at one database.
 const LOOK: Duration = Duration::from_secs(10);
@@ -41,6 +47,27 @@ impl Asked {
         Self { candidate, control: None, users: Vec::new(), seed: None }
     }
 }
+
+/// A build that was judged, and why the verdict is not about the present situation, where it is not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub document: Document,
+    pub elsewhere: Option<(Elsewhere, String)>,
+}
+
+impl Candidate {
+    /// Why it does not count at this moment: it may have ended since it was measured.
+    pub fn elsewhere_at(&self, now: SystemTime) -> Option<(Elsewhere, String)> {
+        self.elsewhere.clone().or_else(|| self.document.expired(now))
+    }
+}
+
+/// What installed builds were found to be, so that their files are read again only where they were replaced.
+#[derive(Debug, Default)]
+pub struct Measured(HashMap<String, (Stamp, Option<String>)>);
+
+/// Inode and time of the program and of its package.
+type Stamp = Vec<Option<(u64, i64, i64)>>;
 
 /// How the verdict about a version stands at this moment.
 #[derive(Debug)]
@@ -166,9 +193,39 @@ async fn present(config: &Config, version: &Version) -> Present {
         };
         users.push((instance.name, level.map(|level| level.level.0)));
     }
-    let beside = config.t3.installs.join(version.to_string()).join("bin/t3");
-    let installed = Found::at(&beside).await.ok().map(|found| found.build.integrity);
+    situation(config, &version.to_string(), users, &mut Measured::default()).await
+}
+
+/// The situation with these users, and the level of their databases where it is known.
+pub async fn situation(
+    config: &Config,
+    version: &str,
+    users: Vec<(String, Option<u32>)>,
+    measured: &mut Measured,
+) -> Present {
+    let installed = measured.installed(config, version).await;
     Present { now: SystemTime::now(), program: program(), config: digest(config), users, installed }
+}
+
+impl Measured {
+    /// The integrity of the side-by-side install of a version, where there is one.
+    async fn installed(&mut self, config: &Config, version: &str) -> Option<String> {
+        let dir = config.t3.installs.join(version);
+        let stamp = |name: &str| {
+            let metadata = dir.join(name).metadata().ok()?;
+            Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+        };
+        let stamp: Stamp =
+            ["bin/t3", "lib/node_modules/t3", "lib/node_modules/t3/package.json"].map(stamp).into();
+        if let Some((before, integrity)) = self.0.get(version)
+            && *before == stamp
+        {
+            return integrity.clone();
+        }
+        let found = Found::at(&dir.join("bin/t3")).await.ok().map(|found| found.build.integrity);
+        self.0.insert(version.to_owned(), (stamp, found.clone()));
+        found
+    }
 }
 
 fn program() -> String {
@@ -177,7 +234,9 @@ fn program() -> String {
 
 /// Over what the gate reads; the same text under the same version of this program, which a verdict is bound to as well.
 fn digest(config: &Config) -> String {
-    let read = format!("{:?} {:?}", config.gate, config.t3);
+    // What is followed has no say in how a build is rehearsed.
+    let gate = gate::Section { track: gate::track::Section::default(), ..config.gate.clone() };
+    let read = format!("{gate:?} {:?}", config.t3);
     let hex: String = Sha256::digest(read).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }

@@ -20,6 +20,7 @@ pub mod evidence;
 mod place;
 pub mod rehearsal;
 mod seed;
+pub mod track;
 
 use boxed::{Boxes, Limits};
 use candidate::Found;
@@ -85,6 +86,8 @@ pub struct Section {
     /// How old the backups may be where going back from a build needs a restore. Default 1d.
     #[serde(with = "humantime_serde")]
     pub backup_age: Duration,
+    /// Following a dist-tag. Default: none is followed.
+    pub track: track::Section,
 }
 
 impl Default for Section {
@@ -111,6 +114,7 @@ impl Default for Section {
             require_box: true,
             valid_for: 7 * DAY,
             backup_age: DAY,
+            track: track::Section::default(),
         }
     }
 }
@@ -148,6 +152,7 @@ impl Section {
                 "it installs nothing in particular; it needs {version} and {prefix} in it".to_owned();
             complaints.push(("install_command", sentence));
         }
+        complaints.extend(self.track.complaint().map(|sentence| ("track", sentence)));
         if let Some(path) = self.expose.iter().find(|path| path.is_relative()) {
             let sentence = format!("'{}' is not an absolute path; begin it with /", path.display());
             complaints.push(("expose", sentence));

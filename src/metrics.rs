@@ -17,6 +17,7 @@ mod series;
 mod state;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod version;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use self::book::Book;
 pub use self::credential::Stands;
 pub use self::dispatch::DispatchUser;
 pub use self::exposition::Format;
+pub use self::verdict::{Judged, Refused};
 use crate::outcome::Run;
 
 /// All metrics of this process; shared in an `Arc`. Recording never waits for a whole scrape, at most for one family of
@@ -43,6 +45,7 @@ pub struct Metrics {
     pub backup: backup::Backup,
     pub version: version::Version,
     pub credential: credential::Credential,
+    pub verdicts: verdict::Verdicts,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -81,12 +84,14 @@ impl Metrics {
             backup: backup::Backup::register(&mut book),
             version: version::Version::register(&mut book),
             credential: credential::Credential::register(&mut book),
+            verdicts: verdict::Verdicts::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,
         };
         metrics.probe.start();
         metrics.prober.start(build);
+        metrics.verdicts.start();
         metrics
     }
 

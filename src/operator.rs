@@ -9,11 +9,12 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, header};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,7 @@ pub use self::access::Access;
 use self::access::Door;
 use crate::backup::Standing;
 use crate::board::Board;
+use crate::docket::{Candidate, Line};
 use crate::history::History;
 use crate::inventory::Watch;
 use crate::metrics::Metrics;
@@ -28,6 +30,7 @@ use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober};
 
 mod access;
+mod candidates;
 mod credentials;
 mod events;
 mod health;
@@ -39,6 +42,10 @@ mod reload;
 mod status;
 mod story;
 mod user;
+mod verdicts;
+
+/// A version in a few words of JSON.
+const LARGEST_BODY: usize = 4096;
 
 /// `[operator]`: where pages, metrics and commands are served, and who may use what changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -103,6 +110,10 @@ pub struct Seen {
     pub credentials: Arc<Mutex<crate::credential::Watch>>,
     pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
+    /// What is known of candidate builds, the newest verdict first.
+    pub candidates: watch::Receiver<Arc<Vec<Candidate>>>,
+    /// Builds that wait to be judged.
+    pub line: Line,
 }
 
 impl std::ops::Deref for Surfaces {
@@ -177,6 +188,9 @@ fn router(surfaces: Surfaces) -> Router {
         .route("/history/events", get(events::events))
         .route("/history/{id}", get(history::entry))
         .route("/-/reload", post(reload::reload))
+        .route("/api/v1/verdicts", get(verdicts::list).post(verdicts::ask))
+        .route("/api/v1/verdicts/{version}", get(verdicts::one))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .route_layer(axum::middleware::from_fn_with_state(surfaces.clone(), access::require));
     Router::new()
         .route("/", get(status::status))

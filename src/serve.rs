@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::{Before, Board, Turn};
 use crate::config::{Config, Source};
 use crate::credential;
+use crate::docket::Line;
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
@@ -30,6 +31,8 @@ use self::front::Front;
 mod backups;
 mod credentials;
 mod front;
+mod gating;
+mod verdicts;
 mod versions;
 
 pub use self::backups::Standings;
@@ -43,6 +46,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 struct Service {
     source: Source,
     config: Config,
+    /// The same, for those who work beside the main loop.
+    current: watch::Sender<Arc<Config>>,
     metrics: Arc<Metrics>,
     history: Arc<History>,
     inventory: Watch,
@@ -129,15 +134,39 @@ pub async fn run(
         history: history.clone(),
         shared,
         source,
+        current: watch::Sender::new(Arc::new(config.clone())),
         config,
     };
     let said = versions::Said::default();
+    let (line, tracked, named) = (Line::default(), gating::Tracked::default(), versions::Named::default());
+    let known = watch::Sender::default();
+    let gating = Arc::new(gating::Gating {
+        config: service.current.subscribe(),
+        source: service.source.path().to_owned(),
+        metrics: service.metrics.clone(),
+        line: line.clone(),
+        known: known.subscribe(),
+        tracked: tracked.clone(),
+        pace: Arc::default(),
+    });
+    let candidates = known.subscribe();
+    let verdicts = verdicts::Verdicts {
+        config: service.current.subscribe(),
+        metrics: service.metrics.clone(),
+        history: history.clone(),
+        inventory: service.inventory.clone(),
+        board: service.board.clone(),
+        named: named.clone(),
+        known,
+    };
     let watch = versions::Versions {
         pins: service.config.pins.clone(),
         t3: service.config.t3.clone(),
         board: service.board.clone(),
         metrics: service.metrics.clone(),
         said: said.clone(),
+        tracked,
+        named,
     };
     let standings = Standings::default();
     let backups = backups::Backups {
@@ -166,6 +195,8 @@ pub async fn run(
         differences: said,
         standings,
         credentials: service.credentials.clone(),
+        candidates,
+        line,
         reload,
     };
     doors.serve(seen, &tasks, &stop);
@@ -179,6 +210,9 @@ pub async fn run(
     let credentials =
         credentials::Credentials { watch: service.credentials.clone(), metrics: service.metrics.clone() };
     tasks.spawn(credentials.watch(stop.clone()));
+    tasks.spawn(verdicts.watch(stop.clone()));
+    tasks.spawn(gating.clone().judge(stop.clone()));
+    tasks.spawn(gating.track(stop.clone()));
     tracing::info!(%address, "t3-prober serves");
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -395,6 +429,7 @@ impl Service {
         }
         lock(&self.credentials).configure(&config.credential);
         let status = self.inventory.reconfigure(config.inventory.clone()).await;
+        self.current.send_replace(Arc::new(config.clone()));
         self.config = config;
         let mut report = "the configuration was taken over\n".to_owned();
         if !fixed.is_empty() {

@@ -95,7 +95,7 @@ pub async fn verdict(args: VerdictArgs, config: &Config) -> ExitCode {
 
 async fn kept(args: &VerdictArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let Some(version) = &args.version else {
-        let documents = verdict::recent(&config.state_dir);
+        let documents = verdict::recent(&config.state_dir, usize::MAX);
         for document in &documents {
             println!(
                 "{}: {} [{}]: {}",

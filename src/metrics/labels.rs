@@ -6,8 +6,9 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use crate::outcome::{
-    Asker, BackupAct, CloseCause, CredentialState, Ended, Endpoint, Evidence, Flaw, Initiator, Kind, Place,
-    Reason, Refusal, RowState, SessionKind, Skip, StateFile, Step, Verb,
+    Asker, BackupAct, CloseCause, CredentialState, Ended, Endpoint, Evidence, Flaw, Grounds, Initiator, Kind,
+    Place, Reason, Refusal, Rehearsal, RehearsalStep, Rollback, RowState, SessionKind, Skip, StateFile, Step,
+    Verb, Verdict,
 };
 
 /// One label, as METRICS.md shows it.
@@ -62,17 +63,22 @@ closed_sets!(
     Endpoint,
     Evidence,
     Flaw,
+    Grounds,
     Initiator,
     Kind,
     Place,
     Reason,
     Refusal,
+    Rehearsal,
+    RehearsalStep,
+    Rollback,
     RowState,
     SessionKind,
     Skip,
     StateFile,
     Step,
     Verb,
+    Verdict
 );
 
 /// Declares a label set: the doc comment of each field says what the label means.

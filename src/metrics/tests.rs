@@ -14,6 +14,7 @@ use crate::outcome::{
 mod state;
 #[path = "../../tests/support/tools.rs"]
 mod tools;
+mod verdicts;
 
 const ANN: Served<'_> = Served { user: "ann", identity: "ann@example.org", port: 3801 };
 const BOB: Served<'_> = Served { user: "bob", identity: "bob@example.org", port: 3802 };
@@ -107,6 +108,7 @@ fn small_world() -> Metrics {
     let end = Some((noon() + Duration::from_secs(3600), Evidence::Mtime, noon()));
     let standing = CredentialState::ExpiresIn7Days;
     metrics.credential.state(&[Stands { name: "registry", user: None, standing, known: end }]);
+    verdicts::record(&metrics);
     metrics.inventory.reloaded(true, noon());
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));

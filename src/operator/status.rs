@@ -8,6 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Surfaces;
+use super::candidates;
 use super::credentials::credentials;
 use super::page::state::state;
 use super::page::{Headline, ago, class, live_page, meaning, took};
@@ -41,6 +42,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
         (users(&board, &snapshot, &pauses, now))
         (state(&board, &standings, now))
         (differences(&surfaces, now))
+        (candidates::section(&surfaces, now))
         (findings(&snapshot))
         (credentials(&surfaces.credentials.lock().unwrap_or_else(PoisonError::into_inner), now))
         h2 { "This program" }

@@ -1,10 +1,12 @@
 //! Where pinned, installed, proven and running versions differ: looked at twice a minute, said in metrics and in words.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use super::gating::Tracked;
 use super::lock;
 use crate::board::Board;
 use crate::metrics::Metrics;
@@ -16,6 +18,9 @@ use crate::t3::install::Installs;
 
 const LOOK: Duration = Duration::from_secs(30);
 
+/// The versions that places and running instances name.
+pub type Named = Arc<Mutex<BTreeSet<String>>>;
+
 /// A difference as the status page says it, and since when it is there.
 pub type Said = Arc<Mutex<Vec<(String, SystemTime)>>>;
 
@@ -26,6 +31,8 @@ pub struct Versions {
     pub board: Arc<Mutex<Board>>,
     pub metrics: Arc<Metrics>,
     pub said: Said,
+    pub tracked: Tracked,
+    pub named: Named,
 }
 
 impl Versions {
@@ -35,8 +42,10 @@ impl Versions {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let versions = self.pins.read(&installs, &cli, None).await;
+            let tracked = lock(&self.tracked).clone();
+            let versions = self.pins.read(&installs, &cli, tracked).await;
             let running = self.running(&installs);
+            *lock(&self.named) = names(&versions, &running);
             let differences = versions.differences(&running, self.t3.mint);
             let began = since.see(&differences, SystemTime::now());
             self.export(&versions, &running, &differences, &began);
@@ -77,4 +86,9 @@ impl Versions {
             self.metrics.version.set_skew(user, since(&is_it));
         }
     }
+}
+
+fn names(versions: &pins::Versions, running: &[Running]) -> BTreeSet<String> {
+    let places = versions.known().map(|(_, version)| version.to_string());
+    places.chain(running.iter().map(|running| running.version.to_string())).collect()
 }

@@ -53,9 +53,8 @@ impl Document {
     /// Why this verdict is not about the present situation, with a sentence; `None` where it is.
     pub fn elsewhere(&self, present: &Present) -> Option<(Elsewhere, String)> {
         let bound = &self.bound_to;
-        if present.now >= self.expires_at {
-            let since = humantime::format_rfc3339_seconds(self.expires_at);
-            return Some((Elsewhere::Expired, format!("it was valid until {since}")));
+        if let Some(expired) = self.expired(present.now) {
+            return Some(expired);
         }
         if bound.program != present.program {
             let (then, now) = (&bound.program, &present.program);
@@ -79,6 +78,12 @@ impl Document {
             ));
         }
         present.users.iter().find_map(|(user, level)| self.uncovered(user, *level, present.now))
+    }
+
+    /// Whether its time is over.
+    pub fn expired(&self, now: SystemTime) -> Option<(Elsewhere, String)> {
+        let since = humantime::format_rfc3339_seconds(self.expires_at);
+        (now >= self.expires_at).then(|| (Elsewhere::Expired, format!("it was valid until {since}")))
     }
 
     fn uncovered(&self, user: &str, level: Option<u32>, now: SystemTime) -> Option<(Elsewhere, String)> {

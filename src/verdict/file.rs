@@ -50,14 +50,17 @@ pub fn load(state_dir: &Path, version: &str) -> Result<Document, NotKept> {
     }
 }
 
-/// Every verdict that can be read, the newest first.
-pub fn recent(state_dir: &Path) -> Vec<Document> {
+/// The verdicts that were written last and can be read, the newest first.
+pub fn recent(state_dir: &Path, most: usize) -> Vec<Document> {
     let entries = fs::read_dir(state_dir.join("verdicts")).into_iter().flatten().flatten();
     let version = |entry: fs::DirEntry| {
-        entry.file_name().to_str().and_then(|name| name.strip_suffix(".json")).map(str::to_owned)
+        let version = entry.file_name().to_str()?.strip_suffix(".json")?.to_owned();
+        Some((entry.metadata().ok()?.modified().ok()?, version))
     };
-    let mut documents: Vec<_> =
-        entries.filter_map(version).filter_map(|version| load(state_dir, &version).ok()).collect();
+    let mut versions: Vec<_> = entries.filter_map(version).collect();
+    versions.sort_by(|one, other| other.cmp(one));
+    let newest = versions.iter().take(most);
+    let mut documents: Vec<_> = newest.filter_map(|(_, version)| load(state_dir, version).ok()).collect();
     documents.sort_by_key(|document| std::cmp::Reverse(document.made_at));
     documents
 }

@@ -323,7 +323,7 @@ fn a_document_reads_back_as_it_was_written_and_every_other_format_is_refused() {
     let document = of(vec![seed("ann", [Well, At(Session), Missing, Missing])]);
     let path = store(dir.path(), &document).expect("stored");
     assert_eq!(load(dir.path(), "0.0.26").expect("loaded"), document);
-    assert_eq!(recent(dir.path()), [document]);
+    assert_eq!(recent(dir.path(), 9), [document]);
     let text = std::fs::read_to_string(&path).expect("text").replace("\"format\": 1", "\"format\": 2");
     std::fs::write(&path, text).expect("written");
     assert!(matches!(load(dir.path(), "0.0.26"), Err(NotKept::Garbage { .. })));

@@ -41,3 +41,4 @@ mod outage;
 mod secrets;
 mod serve;
 mod sim;
+mod verdicts;

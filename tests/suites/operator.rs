@@ -19,6 +19,9 @@ const GUARDED: &[(&str, &str)] = &[
     ("GET", "/history/1"),
     ("GET", "/probe?user=ann"),
     ("POST", "/-/reload"),
+    ("GET", "/api/v1/verdicts"),
+    ("GET", "/api/v1/verdicts/0.0.26"),
+    ("POST", "/api/v1/verdicts"),
 ];
 const OPEN: &[&str] = &["/", "/users/ann", "/live.js", "/metrics", "/-/healthy", "/-/ready"];
 

@@ -157,7 +157,7 @@ impl World {
         instance.server = Some(server);
         // A connection accepted while t3 starts is never answered: ask again soon, on another one.
         let soon = Duration::from_millis(250);
-        let ask = || http_within(soon, port, "GET", "/api/auth/session", &[]);
+        let ask = || http_within(soon, port, "GET", "/api/auth/session", &[], "");
         let ready = || ask().is_ok_and(|answer| answer.status == 200);
         wait_for(&format!("t3 of {user} to answer"), || ready().then_some(()));
     }
@@ -350,6 +350,11 @@ impl Serving {
         http(self.port, method, path, headers).unwrap_or_default()
     }
 
+    /// A request with a body.
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        http_within(Duration::from_secs(30), self.port, "POST", path, &[], body).unwrap_or_default()
+    }
+
     /// The value of a metric's sample, by its name with labels as exposed.
     pub fn metric(&self, sample: &str) -> Option<f64> {
         let text = self.get("/metrics").body;
@@ -420,7 +425,7 @@ pub struct Answer {
 
 /// One request on a connection of its own; the answer is read to its end.
 pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> std::io::Result<Answer> {
-    http_within(Duration::from_secs(30), port, method, path, headers)
+    http_within(Duration::from_secs(30), port, method, path, headers, "")
 }
 
 /// The same, giving up when nothing comes for so long.
@@ -430,6 +435,7 @@ fn http_within(
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
+    body: &str,
 ) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(limit))?;
@@ -438,7 +444,8 @@ fn http_within(
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: 0\r\n{headers}\r\n"
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
