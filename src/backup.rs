@@ -18,7 +18,7 @@ mod manifest;
 mod place;
 pub mod repair;
 pub mod restore;
-mod service;
+pub mod service;
 mod snapshot;
 mod standing;
 mod tree;

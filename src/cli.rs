@@ -9,6 +9,7 @@ use crate::config::{Config, Source};
 
 mod backup;
 mod dispatch;
+mod enforce;
 mod gate;
 mod pause;
 mod probe;
@@ -57,6 +58,10 @@ enum Command {
     ///
     /// Exit 0: pass; 1: fail; 3: inconclusive; 4: error; 5: none, or one that does not hold any more.
     Verdict(gate::VerdictArgs),
+    /// Bring a new build to everybody, watch it, and bring everybody back if it breaks
+    ///
+    /// Exit 0: done, or nothing to do; 1: rolled back; 3: held, somebody has to decide; 4: error; 6: the rollback failed.
+    Enforce(enforce::Args),
     /// Planned absence: still probed and shown, no alert; always ends by itself
     Pause(pause::PauseArgs),
     /// End a planned absence now
@@ -110,6 +115,11 @@ pub fn run() -> ExitCode {
         Command::Backup(command) => with_config(source, |config, _| {
             with_runtime(&config, async |config| backup::run(command, &config).await)
         }),
+        Command::Enforce(args) => with_config(source, |config, source| {
+            with_runtime(&config, async |config| {
+                Ok(Box::pin(enforce::run(args, &config, source.path())).await)
+            })
+        }),
         Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
         Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),
         Command::Gate(args) => with_config(source, |config, _| {
@@ -124,7 +134,7 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Demo(args) => with_runtime(&Config::default(), async |_| {
-            crate::demo::run(args).await?;
+            Box::pin(crate::demo::run(args)).await?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Check => with_config(source, |config, source| crate::check::run(&config, &source)),

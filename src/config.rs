@@ -13,7 +13,8 @@ use refusal::Problem;
 pub use refusal::Refused;
 
 use crate::{
-    backup, credential, dispatch, gate, helper, history, inventory, operator, pins, probe, t3, telemetry,
+    backup, credential, dispatch, enforce, gate, helper, history, inventory, operator, pins, probe, t3,
+    telemetry,
 };
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
@@ -41,6 +42,7 @@ pub struct Config {
     pub backup: backup::Section,
     pub gate: gate::Section,
     pub credential: credential::Section,
+    pub enforce: enforce::Section,
 }
 
 /// The file the configuration comes from, remembered for reloading.
@@ -66,6 +68,7 @@ impl Default for Config {
             backup: backup::Section::default(),
             gate: gate::Section::default(),
             credential: credential::Section::default(),
+            enforce: enforce::Section::default(),
         }
     }
 }
@@ -124,6 +127,7 @@ impl Config {
             ("pins", self.pins.complaints()),
             ("backup", self.backup.complaints()),
             ("gate", self.gate.complaints()),
+            ("enforce", self.enforce.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -12,6 +12,7 @@ mod credential;
 mod demo;
 mod dispatch;
 mod docket;
+mod enforce;
 mod gate;
 mod helper;
 mod history;

@@ -5,6 +5,7 @@ mod backup;
 mod book;
 mod credential;
 mod dispatch;
+mod enforcer;
 mod exposition;
 mod instance;
 mod inventory;
@@ -46,6 +47,7 @@ pub struct Metrics {
     pub version: version::Version,
     pub credential: credential::Credential,
     pub verdicts: verdict::Verdicts,
+    pub enforcer: enforcer::Enforcer,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -85,6 +87,7 @@ impl Metrics {
             version: version::Version::register(&mut book),
             credential: credential::Credential::register(&mut book),
             verdicts: verdict::Verdicts::register(&mut book),
+            enforcer: enforcer::Enforcer::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,
@@ -92,6 +95,7 @@ impl Metrics {
         metrics.probe.start();
         metrics.prober.start(build);
         metrics.verdicts.start();
+        metrics.enforcer.start();
         metrics
     }
 

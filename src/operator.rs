@@ -23,6 +23,7 @@ use self::access::Door;
 use crate::backup::Standing;
 use crate::board::Board;
 use crate::docket::{Candidate, Line};
+use crate::enforce;
 use crate::history::History;
 use crate::inventory::Watch;
 use crate::metrics::Metrics;
@@ -108,6 +109,8 @@ pub struct Seen {
     /// How everybody's snapshots stand.
     pub standings: Arc<Mutex<BTreeMap<String, Standing>>>,
     pub credentials: Arc<Mutex<crate::credential::Watch>>,
+    /// How the enforcer stands.
+    pub enforcer: Arc<Mutex<enforce::Seen>>,
     pub access: Arc<Mutex<Access>>,
     pub turns: probe::Turns,
     /// What is known of candidate builds, the newest verdict first.

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 mod words;
 mod backup;
 mod credential;
+mod enforce;
+mod event;
 mod finding;
 mod front_door;
 mod helper_verb;
@@ -22,6 +24,8 @@ mod verdict;
 
 pub use backup::{BackupAct, BackupFailure, BackupRun, Flaw, RestoreStep, RowState, SessionKind, StateFile};
 pub use credential::{CredentialState, Evidence};
+pub use enforce::{Deferral, End, Hold, MoveStep};
+pub use event::{EventKind, SpoolRefusal};
 pub use finding::Finding;
 pub use front_door::{Asker, CloseCause, Initiator, Refusal};
 pub use helper_verb::HelperVerb;
@@ -222,40 +226,6 @@ words! {
 }
 
 words! {
-    /// What the history remembers beside probes.
-    pub enum EventKind {
-        /// A real user came in, or could not, through the dispatch proxy.
-        Login = "login",
-        /// A candidate build was judged.
-        Verdict = "verdict",
-        /// The enforcer installed, rolled back or held.
-        Upgrade = "upgrade",
-        /// A planned absence began or ended.
-        Pause = "pause",
-        /// A snapshot was taken, verified, drilled or put back.
-        Backup = "backup",
-    }
-}
-
-words! {
-    /// Why a file that another process dropped into the spool was not taken in.
-    pub enum SpoolRefusal {
-        /// The file belongs to a uid that may not report events.
-        ForeignOwner = "foreign_owner",
-        /// Not a regular file of its own: a symlink, a directory, a pipe, a second name of another file.
-        NotAFile = "not_a_file",
-        /// Larger than any event.
-        TooLarge = "too_large",
-        /// Not an event that this version knows.
-        Garbage = "garbage",
-        /// The file may not be read.
-        Unreadable = "unreadable",
-        /// The file cannot be removed, and would be counted again and again.
-        Stuck = "stuck",
-    }
-}
-
-words! {
     /// What made a probe run.
     pub enum Trigger {
         /// Its interval came round.
@@ -417,6 +387,10 @@ mod tests {
         check(RehearsalStep::ALL, RehearsalStep::as_str);
         check(Elsewhere::ALL, Elsewhere::as_str);
         check(RestoreStep::ALL, RestoreStep::as_str);
+        check(End::ALL, End::as_str);
+        check(Hold::ALL, Hold::as_str);
+        check(Deferral::ALL, Deferral::as_str);
+        check(MoveStep::ALL, MoveStep::as_str);
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl Section {
         }
     }
 
-    fn pinned(&self) -> Result<Option<Version>, String> {
+    /// The wanted version, where one is pinned.
+    pub fn pinned(&self) -> Result<Option<Version>, String> {
         if self.version.is_some() {
             return Ok(self.version.clone());
         }

@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::board::{Before, Board, Turn};
+use crate::board::{Before, Board};
 use crate::config::{Config, Source};
 use crate::credential;
 use crate::docket::Line;
+use crate::enforce;
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
@@ -32,6 +33,8 @@ mod backups;
 mod credentials;
 mod front;
 mod gating;
+mod log;
+mod upgrades;
 mod verdicts;
 mod versions;
 
@@ -59,6 +62,7 @@ struct Service {
     credentials: Arc<Mutex<credential::Watch>>,
     shared: Arc<Shared>,
     spool: Spool,
+    enforcer: Arc<Mutex<enforce::Seen>>,
     /// Whether the log has been told that the spool cannot be read.
     spool_broken: bool,
 }
@@ -131,6 +135,7 @@ pub async fn run(
         pauses: Arc::new(Mutex::new(PauseFile::new(config.state_dir.join("pauses.json")))),
         spool: Spool::new(spool, limits),
         spool_broken: false,
+        enforcer: Arc::default(),
         history: history.clone(),
         shared,
         source,
@@ -197,6 +202,7 @@ pub async fn run(
         credentials: service.credentials.clone(),
         candidates,
         line,
+        enforcer: service.enforcer.clone(),
         reload,
     };
     doors.serve(seen, &tasks, &stop);
@@ -277,7 +283,7 @@ impl Service {
     fn record(&self, run: Run) {
         self.metrics.record(&run);
         if let Some(turn) = lock(&self.board).record(&run) {
-            log(&run, &turn);
+            log::turn(&run, &turn);
         }
         self.history.record(run);
     }
@@ -374,6 +380,7 @@ impl Service {
         for (user, _) in lock(&self.board).users() {
             self.metrics.instance.set_paused(user, pauses.pauses().is_paused(user, now));
         }
+        *lock(&self.enforcer) = upgrades::look(&self.config.state_dir, &self.metrics, &lock(&self.board));
         self.metrics
             .prober
             .set_handshake_interval(self.shared.handshake_interval(), self.config.probe.handshake_interval);
@@ -393,6 +400,10 @@ impl Service {
                 }
                 let detail = serde_json::json!({ "duration_seconds": duration.as_secs_f64() });
                 (user, endpoint.as_str(), Ended::Ok, detail, at)
+            }
+            Event::Upgrade(upgrade) => {
+                self.metrics.enforcer.ended(upgrade.end);
+                return self.history.record_event(upgrades::event(upgrade));
             }
             Event::LoginFailed { user, step, reason, at } => {
                 (user, step.as_str(), Ended::Failed, serde_json::json!({ "reason": reason }), at)
@@ -457,22 +468,6 @@ async fn remembered(history: &History) -> Board {
         board.remember(standing.user, standing.kind, Before { definite, skipped: standing.skipped_since });
     }
     board
-}
-
-/// One line when an outcome changes: the log is read by people.
-fn log(run: &Run, turn: &Turn) {
-    let (user, kind, outcome) = (&run.user, run.kind, turn.after);
-    let step = run.decided_by();
-    let detail = step.and_then(|step| step.detail.as_deref()).unwrap_or_default();
-    let step = step.map(|step| step.step.as_str()).unwrap_or_default();
-    match (turn.before.map(crate::outcome::Outcome::ended), outcome.ended()) {
-        (_, Ended::Failed) => {
-            tracing::error!(user, %kind, step, %outcome, detail, trace_id = run.trace_id, "a probe fails");
-        }
-        (_, Ended::Skipped) => tracing::warn!(user, %kind, step, %outcome, detail, "a probe cannot tell"),
-        (None, Ended::Ok) => tracing::debug!(user, %kind, "a probe is well"),
-        (Some(_), Ended::Ok) => tracing::info!(user, %kind, "a probe is well again"),
-    }
 }
 
 /// Makes the state directory ours: one service a directory, because its history has one writer.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{BackupRun, Endpoint, Reason, Run, SpoolRefusal, Step, seconds, utc};
+use crate::outcome::{BackupRun, End, Endpoint, Hold, Reason, Run, SpoolRefusal, Step, seconds, utc};
 
 /// Refused files kept for whoever wants to look; the newest.
 const REFUSED_KEPT: usize = 32;
@@ -45,6 +45,26 @@ pub enum Event {
     Run(Run),
     /// Something was done to a user's snapshots, or with one of them.
     Backup(BackupRun),
+    /// A run of the enforcer ended.
+    Upgrade(Upgrade),
+}
+
+/// How a run of the enforcer ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upgrade {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    pub end: End,
+    /// Why it holds, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    pub detail: String,
+    /// Who was moved, or brought back.
+    pub moved: Vec<String>,
+    #[serde(with = "utc")]
+    pub at: SystemTime,
+    #[serde(rename = "duration_seconds", with = "seconds")]
+    pub duration: Duration,
 }
 
 impl Event {
@@ -55,6 +75,7 @@ impl Event {
             Self::LoginFailed { .. } => "login_failed",
             Self::Run(_) => "run",
             Self::Backup(_) => "backup",
+            Self::Upgrade(_) => "upgrade",
         }
     }
 }

@@ -99,9 +99,16 @@ impl Place {
         self.shift(|name| format!("{aside}/{name}"), str::to_owned)
     }
 
-    /// Removes the database in place, once the former one lies aside as a whole.
+    /// Whether the former database lies aside and another one is in its place.
+    pub fn is_replaced(&self, aside: &str) -> bool {
+        let there = |name: &str| fs::symlink_metadata(self.pinned(name)).is_ok();
+        there(FILES[0]) && there(&format!("{aside}/{}", FILES[0]))
+    }
+
+    /// Removes the database in place, once the former one lies aside as a whole. The main file last: killed in between,
+    /// no WAL of this one is left for the other.
     pub fn clear(&self) -> io::Result<()> {
-        FILES.iter().try_for_each(|name| self.remove(name))
+        FILES.iter().rev().try_for_each(|name| self.remove(name))
     }
 
     /// Gives a file that was brought its real name; nothing of the former database may be there.

@@ -15,7 +15,7 @@ use crate::t3::version::Version;
 
 mod plan;
 
-pub use plan::Plan;
+pub use plan::{Loss, Plan, written_since};
 
 /// A restore that is wanted.
 pub struct Restore<'a> {
@@ -159,6 +159,18 @@ impl Restore<'_> {
         }
         place.make_aside(&names.aside).map_err(|error| moving(place, &error))
     }
+}
+
+/// Clears up after a restore that was begun at this time and killed: either its copy is in place as a whole, or what it
+/// had put aside is back. The instance must be stopped.
+pub fn clear_up(instance: &Instance, begun: SystemTime) -> Result<(), Failure> {
+    let place = Place::open(instance)?;
+    let names = Names::at(begun);
+    if !place.is_replaced(&names.aside) {
+        place.bring_back(&names.aside).map_err(|error| moving(&place, &error))?;
+    }
+    place.remove_aside(&names.aside);
+    place.remove(&names.copy).map_err(|error| moving(&place, &error))
 }
 
 /// Names in the user's directory that t3 does not know.

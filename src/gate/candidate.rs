@@ -74,7 +74,7 @@ impl Found {
         let boxes = boxes.ok_or_else(|| {
             (Grounds::NoBox, "an install runs other people's scripts, so it is made in a box only; install bubblewrap, or install the build yourself and name it with --bin".to_owned())
         })?;
-        let prefix = install(version, section, boxes, place).await?;
+        let prefix = install(version, section, boxes, &place.dir().join("install")).await?;
         let mut found = Self::at(&prefix.join("bin/t3")).await.map_err(missing)?;
         if found.build.version != version.to_string() {
             let detail = format!("what was installed as {version} says it is {}", found.build.version);
@@ -113,19 +113,19 @@ impl Found {
     }
 }
 
-/// Installs a version with the configured command, in a box that has the network and no data.
-async fn install(
+/// Installs a version with the configured command, in a box that has the network, this room and no data. Answers the
+/// prefix in the room.
+pub async fn install(
     version: &Version,
     section: &Section,
     boxes: &Boxes,
-    place: &Place,
+    room: &Path,
 ) -> Result<PathBuf, (Grounds, String)> {
     let failed = |detail: String| (Grounds::NoCandidate, format!("cannot install t3 {version}: {detail}"));
-    let room = place.dir().join("install");
-    place::furnish(&room).map_err(|error| failed(error.to_string()))?;
+    place::furnish(room).map_err(|error| failed(error.to_string()))?;
     let prefix = room.join("prefix");
     std::fs::create_dir_all(&prefix).map_err(|error| failed(error.to_string()))?;
-    let mut command = boxes.around_install(&room);
+    let mut command = boxes.around_install(room);
     let replace = |word: &String| {
         word.replace("{version}", &version.to_string()).replace("{prefix}", &prefix.to_string_lossy())
     };

@@ -10,6 +10,7 @@ use super::book::Entry;
 /// The groups in the order of the page, each by its prefix. A metric belongs to the longest prefix that fits.
 const GROUPS: &[(&str, &str)] = &[
     ("t3_", "Each user's t3: who is served, what the probes found, where the sources disagree."),
+    ("t3_enforcer_", "The enforcer: how its runs ended, and who was left behind."),
     ("t3_prober_", "This program about itself: what it read, wrote, started and left behind."),
     ("process_", "The process, as every Prometheus client exports it; read at the scrape."),
 ];

@@ -11,6 +11,7 @@ use crate::outcome::{
     Refusal, Skip, Step, StepResult, Trigger, Verb,
 };
 
+mod enforcer;
 mod state;
 #[path = "../../tests/support/tools.rs"]
 mod tools;
@@ -109,6 +110,7 @@ fn small_world() -> Metrics {
     let standing = CredentialState::ExpiresIn7Days;
     metrics.credential.state(&[Stands { name: "registry", user: None, standing, known: end }]);
     verdicts::record(&metrics);
+    enforcer::record(&metrics);
     metrics.inventory.reloaded(true, noon());
     metrics.prober.config_reloaded(true, noon());
     metrics.prober.config_reloaded(false, noon() + Duration::from_secs(60));

@@ -13,8 +13,9 @@ use super::credentials::credentials;
 use super::page::state::state;
 use super::page::{Headline, ago, class, live_page, meaning, took};
 use crate::board::{Board, Standing};
+use crate::enforce::Seen;
 use crate::inventory::Snapshot;
-use crate::outcome::{Kind, Outcome, Skip, Step, StepResult};
+use crate::outcome::{End, Kind, Outcome, Skip, Step, StepResult};
 use crate::pause::Pauses;
 
 /// The columns of the table: what the probes do, in the order they do it.
@@ -48,6 +49,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
         h2 { "This program" }
         dl {
             dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) ", up since " (ago(surfaces.started, now)) }
+            dt { "Upgrades" } dd { (upgrades(&surfaces, now)) }
             dt { "Inventory" } dd {
                 @match (&snapshot.status.error, snapshot.status.loaded_at) {
                     (None, Some(at)) => { "read " (ago(at, now)) }
@@ -188,6 +190,33 @@ fn cell(step: Step, result: Option<&StepResult>) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// How the last run of the enforcer ended, and who was left behind.
+fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
+    let Seen { standing, under_way, frozen } =
+        surfaces.enforcer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    html! {
+        @match &standing.last {
+            None => { "the enforcer has never run" }
+            Some(last) => {
+                span.(judged(last.end)) title=(last.end.meaning()) { (last.end) } " " (ago(last.at, now)) ": " (last.detail)
+            }
+        }
+        @if under_way { ". " span.skipped { "A rollout is under way, or was cut short; the next run goes on." } }
+        @if let Some(why) = &frozen { ". " span.failed { "Frozen: " (why) } }
+        @for deferred in &standing.deferred {
+            br; (deferred.user) " stays since " (ago(deferred.since, now)) ": " (deferred.detail) " " code { (deferred.why) }
+        }
+    }
+}
+
+fn judged(end: End) -> &'static str {
+    match end {
+        End::Done | End::NothingToDo => "ok",
+        End::Held => "skipped",
+        End::RolledBack | End::Error | End::RollbackFailed => "failed",
     }
 }
 

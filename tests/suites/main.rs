@@ -5,6 +5,7 @@ mod support {
     pub mod browser;
     pub mod door;
     pub mod fixtures;
+    pub mod fleet;
     pub mod free_port;
     pub mod gate;
     pub mod host;
@@ -30,6 +31,7 @@ mod dispatch_life;
 mod dispatch_login;
 mod dispatch_smuggling;
 mod dispatch_socket;
+mod enforce;
 mod faults;
 mod front;
 mod gate;

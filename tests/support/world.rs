@@ -429,7 +429,7 @@ pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> st
 }
 
 /// The same, giving up when nothing comes for so long.
-fn http_within(
+pub fn http_within(
     limit: Duration,
     port: u16,
     method: &str,

@@ -17,12 +17,17 @@ use crate::t3::version::Version;
 
 /// What is in the present database and not in the snapshot.
 #[derive(Debug, Default)]
-struct Loss {
-    events: u64,
-    messages: u64,
+pub struct Loss {
+    pub events: u64,
+    pub messages: u64,
     /// When the first and the last of these events happened, as t3 wrote it.
-    first: Option<String>,
-    last: Option<String>,
+    pub first: Option<String>,
+    pub last: Option<String>,
+}
+
+/// What was written to a database since a snapshot with this fingerprint was taken.
+pub fn written_since(database: &Path, taken: &Fingerprint) -> Result<Loss, Failure> {
+    present(database, taken).map(|(_, loss)| loss)
 }
 
 /// What a restore would do.
@@ -91,6 +96,21 @@ fn newer(connection: &Connection, than: u64) -> rusqlite::Result<Loss> {
     connection.query_row(sql, [i64::try_from(than).unwrap_or(i64::MAX)], |row| {
         Ok(Loss { events: count(row, 0)?, messages: count(row, 1)?, first: row.get(2)?, last: row.get(3)? })
     })
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.first, &self.last) {
+            (Some(first), Some(last)) => {
+                let Self { events, messages, .. } = self;
+                write!(
+                    f,
+                    "{messages} messages, {events} events written since the copy, from {first} to {last}"
+                )
+            }
+            _ => f.write_str("nothing was written since the copy"),
+        }
+    }
 }
 
 impl fmt::Display for Plan {

@@ -1,0 +1,52 @@
+//! `enforce`: bring a build to everybody, or everybody back. The exit code is the answer: 0 done or nothing to do,
+//! 1 rolled back, 3 held, 4 error, 6 the rollback failed.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::enforce::{self, Request};
+use crate::outcome::End;
+use crate::t3::version::Version;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// This version and no other, for this run; it may be older, and one that was rolled back before
+    #[arg(long, value_name = "VERSION", conflicts_with = "drain")]
+    to: Option<Version>,
+    /// Only bring those who were left behind to the build that is proven here
+    #[arg(long)]
+    drain: bool,
+    /// How long to wait for those who are busy
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "0s")]
+    wait: Duration,
+    /// Leave this user behind, visibly (may be repeated)
+    #[arg(long, value_name = "USER")]
+    except: Vec<String>,
+    /// Give users a build from which there is no way back, as where their databases are ahead of what runs
+    #[arg(long)]
+    forward_fix: bool,
+    /// Only print the plan, and how long it would take
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
+    let Args { to, drain, wait, except, forward_fix, dry_run } = args;
+    let request = Request { to, drain, wait, except, forward_fix, dry_run };
+    let config_file = config_file.exists().then_some(config_file);
+    let report = enforce::run(&request, config, config_file, &|line| println!("{line}")).await;
+    let word = report.hold.map_or_else(|| report.end.to_string(), |hold| format!("{}: {hold}", report.end));
+    println!("{} [{word}]", report.detail);
+    match report.end {
+        End::RollbackFailed => tracing::error!(
+            detail = report.detail,
+            "THE ROLLBACK FAILED: somebody is without a working t3; look at once"
+        ),
+        End::RolledBack | End::Error => tracing::error!(detail = report.detail, "{}", report.end.meaning()),
+        End::Held => tracing::warn!(detail = report.detail, "{}", report.end.meaning()),
+        End::Done | End::NothingToDo => {}
+    }
+    ExitCode::from(report.end.code())
+}

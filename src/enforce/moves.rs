@@ -1,0 +1,195 @@
+//! What is done to one user's instance: stopped, copied, linked, started, proven, and all of it back. Every step is in
+//! the journal before it is done and can be done again, so a run that was killed is carried on by the next.
+
+use std::time::{Duration, SystemTime};
+
+use procfs::process::Process;
+
+use super::canary::Why;
+use super::journal::{Ledger, Move};
+use super::links::Links;
+use super::plan::{Deferred, Presence};
+use super::proof::{Prover, is_stopped};
+use crate::backup::service::Service;
+use crate::backup::{self, Snapshot, Tree};
+use crate::config::Config;
+use crate::inventory::Target;
+use crate::outcome::{Deferral, Failure, Outcome, Reason, Run};
+use crate::pause::{Pause, Pauses};
+use crate::probe::instance_of;
+use crate::t3::Instance;
+use crate::t3::access::Access;
+use crate::t3::state::server::Server;
+use crate::t3::version::Version;
+
+mod back;
+mod forward;
+
+pub use back::Returned;
+
+/// How long a look at a database may take.
+const LOOK: Duration = Duration::from_secs(15);
+/// Another process takes or drills a snapshot of this user: it is done within this time, or something is wrong.
+const TREE_PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Why probes are paused, as it stands on the status page.
+const PAUSE: &str = "moved to another build by the enforcer";
+
+/// Everything that acting on users needs.
+pub struct Moves<'a> {
+    pub config: &'a Config,
+    /// The backup settings, with the commands that the enforcer stops and starts with.
+    pub service: backup::Section,
+    pub links: Links,
+    pub prover: Prover,
+    pub access: Access,
+    pub say: &'a (dyn Fn(&str) + Sync),
+}
+
+/// Why a user was not moved.
+#[derive(Debug)]
+pub enum Mishap {
+    /// The new build does not work for this user.
+    Build(Why),
+    /// Something of ours or of the machine; the user runs the old build, as before.
+    Ours(Failure),
+    /// The user may not be moved now after all.
+    Deferred(Deferred),
+}
+
+impl Moves<'_> {
+    fn service<'s>(&'s self, instance: &'s Instance) -> Service<'s> {
+        Service { section: &self.service, instance }
+    }
+
+    /// Whether stopping the user now would cut somebody off.
+    pub async fn presence(&self, target: &Target, pulse: &Run) -> Presence {
+        if let Some(finding) = target.withheld {
+            return Presence::Away(
+                Deferral::Withheld,
+                format!("the inventory contradicts itself: {finding}"),
+            );
+        }
+        let instance = instance_of(target);
+        let server = Server::of(&instance.database());
+        let refused = pulse.outcome() == Outcome::Failed(Reason::Refused);
+        // A clean end removes the runtime file, a crash does not (CONTRACT §8).
+        if is_stopped(pulse) || (refused && server == Server::Unknown) {
+            return Presence::Stopped;
+        }
+        if !pulse.outcome().is_ok() {
+            return Presence::Away(Deferral::Unwell, Why::of(pulse).to_string());
+        }
+        let activity = match self.access.inspect(&instance, LOOK).await {
+            Ok(inspection) => inspection.state.map(|state| state.activity).map_err(|failure| failure.detail),
+            Err(why) => Err(why.detail().to_owned()),
+        };
+        match activity {
+            Err(why) => Presence::Away(Deferral::Unknown, why),
+            Ok(activity) if activity.is_busy() => {
+                let (turns, approvals, providers) = (activity.turns, activity.approvals, activity.providers);
+                let detail = format!(
+                    "at work: {turns} turns, {approvals} approvals waited for, {providers} provider processes"
+                );
+                Presence::Away(Deferral::Busy, detail)
+            }
+            Ok(_) => match children(&server) {
+                0 => Presence::Idle,
+                n => Presence::Away(Deferral::Busy, format!("{n} processes run below the instance")),
+            },
+        }
+    }
+
+    /// Keeps alerts quiet about a user until `resume`, and by itself ends soon after the longest that this can take. A
+    /// pause that an operator made stays as it is.
+    fn pause(&self, user: &str) {
+        let now = SystemTime::now();
+        let length = (self.service.stop_timeout + self.service.start_timeout) * 2 + self.service.take_timeout;
+        let length = length.clamp(Duration::from_secs(60), Duration::from_secs(24 * 3600));
+        let changed = Pause::new(Some(user.to_owned()), now, length, PAUSE).and_then(|pause| {
+            Pauses::change(&self.pauses(), now, |pauses| {
+                if !pauses.is_paused(user, now) {
+                    pauses.add(pause);
+                }
+            })
+        });
+        if let Err(error) = changed {
+            tracing::warn!(user, error = &error as &dyn std::error::Error, "alerts are not paused");
+        }
+    }
+
+    fn resume(&self, user: &str) {
+        let now = SystemTime::now();
+        let changed = Pauses::change(&self.pauses(), now, |pauses| {
+            let ours =
+                pauses.of(user, now).is_some_and(|pause| pause.user.is_some() && pause.reason == PAUSE);
+            ours && pauses.remove(Some(user))
+        });
+        if let Err(error) = changed {
+            tracing::warn!(user, error = &error as &dyn std::error::Error, "the pause ends by itself");
+        }
+    }
+
+    fn pauses(&self) -> std::path::PathBuf {
+        self.config.state_dir.join("pauses.json")
+    }
+
+    /// A verified snapshot of a user's database.
+    pub async fn copy(&self, target: &Target, version: Option<&Version>) -> Result<Snapshot, Failure> {
+        let deadline = tokio::time::Instant::now() + TREE_PATIENCE;
+        loop {
+            let (section, instance, version) = (self.service.clone(), instance_of(target), version.cloned());
+            let work = move || {
+                let mut snapshot = backup::take(&section, &instance, version.as_ref(), SystemTime::now())?;
+                let verified = backup::prove(&mut snapshot, SystemTime::now())?;
+                verified.map_err(|defect| Failure::new(Reason::Corrupt, defect.to_string()))?;
+                Ok(snapshot)
+            };
+            let taken = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+                Err(Failure::new(Reason::Panicked, format!("taking a snapshot: {error}")))
+            });
+            match taken {
+                Err(failure)
+                    if failure.reason == Reason::Locked && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn snapshot(&self, entry: &Move) -> Result<Option<Snapshot>, Failure> {
+        let Some(name) = &entry.copy else { return Ok(None) };
+        let found = Tree::new(&self.service, &entry.user).find(name)?;
+        let missing = || Failure::new(Reason::Unreadable, format!("the copy {name} is gone"));
+        found.map(Some).ok_or_else(missing)
+    }
+}
+
+/// Turns a step that could not be written down into a failure of ours.
+fn unwritten(error: &std::io::Error) -> Failure {
+    let reason = match error.kind() {
+        std::io::ErrorKind::StorageFull => Reason::NoSpace,
+        _ => Reason::Unreadable,
+    };
+    Failure::new(reason, format!("cannot write the journal: {error}"))
+}
+
+fn unlinked(user: &str, error: &std::io::Error) -> Failure {
+    Failure::new(Reason::Unreadable, format!("cannot change the link of {user}: {error}"))
+}
+
+fn entry_of(ledger: &Ledger, user: &str) -> Result<Move, Failure> {
+    let entry = ledger.read().moves.into_iter().find(|entry| entry.user == user);
+    entry.ok_or_else(|| Failure::new(Reason::Unreadable, format!("{user} is not in the journal")))
+}
+
+/// Processes that a server started and that still run: terminals and background work are not in its database.
+fn children(server: &Server) -> usize {
+    let Server::Running { pid, .. } = server else { return 0 };
+    let Ok(processes) = procfs::process::all_processes() else { return 0 };
+    let is_child =
+        |process: &Process| process.stat().is_ok_and(|stat| stat.ppid == *pid && stat.state != 'Z');
+    processes.flatten().filter(is_child).count()
+}

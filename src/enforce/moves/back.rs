@@ -1,0 +1,202 @@
+//! A user is brought back to the old build, and their database where the new build changed it.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::super::journal::{Ledger, Move};
+use super::{Moves, entry_of, unlinked, unwritten};
+use crate::backup::Snapshot;
+use crate::backup::restore::{self, Loss, Restore};
+use crate::inventory::Target;
+use crate::outcome::{Failure, MoveStep, Reason};
+use crate::probe::instance_of;
+use crate::t3::Instance;
+use crate::t3::state::fingerprint::Fingerprint;
+use crate::t3::state::{self, reader};
+use crate::t3::version::Version;
+
+/// What was done to bring a user back.
+#[derive(Debug, Default)]
+pub struct Returned {
+    /// Where the newer database lies, and what was written to it since the copy.
+    pub aside: Option<(PathBuf, Loss)>,
+}
+
+impl Moves<'_> {
+    /// Stops a user's instance, where it has to be. Everybody is stopped at once, because t3 takes up to a minute.
+    pub async fn stop_to_return(&self, ledger: &Ledger, target: &Target) -> Result<(), Failure> {
+        let (instance, user) = (instance_of(target), target.user.as_str());
+        self.pause(user);
+        let entry = entry_of(ledger, user)?;
+        if entry.step == MoveStep::Back || !self.was_linked(ledger, &entry) {
+            return Ok(());
+        }
+        if entry.step != MoveStep::Unlinked {
+            // What cannot be written down is done all the same: being back counts for more than having said so.
+            self.note_if_possible(ledger, user, MoveStep::Returning);
+        }
+        self.service(&instance).stop().await
+    }
+
+    /// Brings a stopped user back.
+    pub async fn go_back(&self, ledger: &Ledger, target: &Target) -> Result<Returned, Failure> {
+        let user = target.user.as_str();
+        let entry = entry_of(ledger, user)?;
+        if entry.step == MoveStep::Back {
+            return Ok(Returned::default());
+        }
+        let returned = self.to_the_old_build(ledger, target, &entry).await;
+        match returned {
+            Ok(returned) => {
+                self.note_if_possible(ledger, user, MoveStep::Back);
+                self.resume(user);
+                Ok(returned)
+            }
+            Err(failure) => {
+                // On the old build the newer database would lock everybody out, and say so to nobody.
+                let forward = self.leave_on_the_new_build(ledger, target, &entry).await;
+                let detail = match forward {
+                    Ok(()) => format!("{}; t3 {} runs again meanwhile", failure.detail, ledger.read().target),
+                    Err(worse) => format!("{}; and nothing runs: {}", failure.detail, worse.detail),
+                };
+                Err(Failure::new(failure.reason, detail))
+            }
+        }
+    }
+
+    async fn to_the_old_build(
+        &self,
+        ledger: &Ledger,
+        target: &Target,
+        entry: &Move,
+    ) -> Result<Returned, Failure> {
+        let (instance, user, from) = (instance_of(target), target.user.as_str(), &entry.from);
+        let mut returned = Returned::default();
+        if self.was_linked(ledger, entry) {
+            if let Some(begun) = entry.restoring {
+                restore::clear_up(&instance, begun)?;
+            }
+            self.links.set(user, from).map_err(|error| unlinked(user, &error))?;
+            self.note_if_possible(ledger, user, MoveStep::Unlinked);
+            if let Some(copy) = self.snapshot(entry)?
+                && is_changed(&instance, &copy).await
+            {
+                (self.say)(&format!("{user}: putting back the database of t3 {from}"));
+                returned.aside = self.restore(ledger, target, entry, &copy).await?;
+                return Ok(returned);
+            }
+        }
+        if entry.ran {
+            self.start(target, from).await?;
+        }
+        (self.say)(&format!("{user}: back on t3 {from}; the database was not changed"));
+        Ok(returned)
+    }
+
+    async fn restore(
+        &self,
+        ledger: &Ledger,
+        target: &Target,
+        entry: &Move,
+        copy: &Snapshot,
+    ) -> Result<Option<(PathBuf, Loss)>, Failure> {
+        let (instance, user, now) = (instance_of(target), target.user.as_str(), SystemTime::now());
+        let loss = copy
+            .manifest
+            .as_ref()
+            .and_then(|manifest| restore::written_since(&instance.database(), &manifest.fingerprint).ok())
+            .unwrap_or_default();
+        // Where it lies aside has to be known to whoever carries on.
+        let begun = ledger.change_move(user, |entry| entry.restoring = Some(now));
+        begun.map_err(|error| unwritten(&error))?;
+        let mut service = self.service.clone();
+        if !entry.ran {
+            service.start_command.clear();
+        }
+        let restore = Restore {
+            section: &service,
+            instance: &instance,
+            snapshot: copy,
+            version: Some(entry.from.clone()),
+            now,
+        };
+        let restored = restore
+            .run(async |_| if entry.ran { self.prove(target, &entry.from).await } else { Ok(()) })
+            .await
+            .map_err(|failed| Failure::new(failed.failure.reason, failed.to_string()))?;
+        (self.say)(&format!("{user}: back on t3 {} with its database; {loss}", entry.from));
+        if let Some(aside) = &restored.aside {
+            (self.say)(&format!("{user}: the newer database lies in {}", aside.display()));
+        }
+        Ok(restored.aside.map(|aside| (aside, loss)))
+    }
+
+    async fn start(&self, target: &Target, version: &Version) -> Result<(), Failure> {
+        let instance = instance_of(target);
+        self.service(&instance).start().await?;
+        self.prove(target, version).await
+    }
+
+    async fn prove(&self, target: &Target, version: &Version) -> Result<(), Failure> {
+        let proven = self.prover.log_in(target, version, self.service.start_timeout).await;
+        proven.map_err(|why| Failure::new(Reason::NotAuthenticated, why.to_string()))
+    }
+
+    async fn leave_on_the_new_build(
+        &self,
+        ledger: &Ledger,
+        target: &Target,
+        entry: &Move,
+    ) -> Result<(), Failure> {
+        let (instance, user) = (instance_of(target), target.user.as_str());
+        let service = self.service(&instance);
+        if !self.was_linked(ledger, entry) {
+            return if entry.ran && !service.is_up().await { service.start().await } else { Ok(()) };
+        }
+        let copy = self.snapshot(entry).ok().flatten();
+        let changed = match &copy {
+            Some(copy) => is_changed(&instance, copy).await,
+            None => true,
+        };
+        if !changed {
+            // The database is the old one's: only the old build fits it.
+            return if entry.ran && !service.is_up().await { service.start().await } else { Ok(()) };
+        }
+        service.stop().await?;
+        self.links.set(user, &ledger.read().target).map_err(|error| unlinked(user, &error))?;
+        self.note_if_possible(ledger, user, MoveStep::Returning);
+        if entry.ran { service.start().await } else { Ok(()) }
+    }
+
+    /// Whether the new build can have been started.
+    fn was_linked(&self, ledger: &Ledger, entry: &Move) -> bool {
+        match entry.step {
+            MoveStep::Stopping | MoveStep::Copied => {
+                self.links.of(&entry.user).as_ref() == Some(&ledger.read().target)
+            }
+            MoveStep::Linked
+            | MoveStep::Proven
+            | MoveStep::Returning
+            | MoveStep::Unlinked
+            | MoveStep::Back => true,
+        }
+    }
+
+    fn note_if_possible(&self, ledger: &Ledger, user: &str, step: MoveStep) {
+        if let Err(failure) = self.note(ledger, user, step) {
+            tracing::warn!(user, %failure, "going on without the journal");
+        }
+    }
+}
+
+/// Whether the new build made something else of the database than the copy holds: another schema, or less history.
+async fn is_changed(instance: &Instance, copy: &Snapshot) -> bool {
+    let Some(manifest) = &copy.manifest else { return true };
+    let database = instance.database();
+    let Ok(level) = state::level(&database).await else { return true };
+    if level != manifest.level {
+        return true;
+    }
+    let found = tokio::task::spawn_blocking(move || reader::ask(&database, Fingerprint::of)).await;
+    !found.is_ok_and(|found| found.is_ok_and(|found| found.lost_since(&manifest.fingerprint).is_empty()))
+}

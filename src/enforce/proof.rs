@@ -1,0 +1,208 @@
+//! Proof that somebody can use their instance: a pulse, a whole login, and what is seen while a build is watched. Asked
+//! by the same probes as `serve` makes; what they said goes to `serve` as well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::canary::{Opinion, Watch, Why};
+use crate::config::Config;
+use crate::inventory::Target;
+use crate::outcome::{Outcome, Run, Skip, Step, Trigger};
+use crate::probe::handshake::Leftovers;
+use crate::probe::instance_of;
+use crate::probe::prober::{Known, Shared};
+use crate::probe::pulse::Memory;
+use crate::spool::{self, Event, Spool};
+use crate::t3::access::Access;
+use crate::t3::version::Version;
+
+/// Between two tries of a login that has to succeed.
+const RETRY: Duration = Duration::from_millis(250);
+/// Failures in a row of a fresh instance's login that are a fact and not its start.
+const CONFIRMED: u32 = 3;
+
+/// Asks instances.
+pub struct Prover {
+    shared: Shared,
+    spool: Option<Spool>,
+    pulse_interval: Duration,
+    handshake_interval: Duration,
+    /// What was learned of each user, for as long as the enforcer runs.
+    known: BTreeMap<String, Mutex<Learned>>,
+}
+
+#[derive(Default)]
+struct Learned {
+    memory: Memory,
+    leftovers: Leftovers,
+}
+
+impl Prover {
+    pub fn new(config: &Config, targets: &[Target]) -> Self {
+        let access = config.helper.access(&config.t3, &config.state_dir);
+        let spool = config.state_dir.join("spool");
+        Self {
+            shared: Shared::new(config.probe.clone(), config.t3.clone(), access),
+            // Without a service that takes it in, there is nobody to tell.
+            spool: spool.is_dir().then(|| Spool::new(spool, spool::Limits::default())),
+            pulse_interval: config.probe.pulse_interval,
+            handshake_interval: config.enforce.login_interval,
+            known: targets.iter().map(|target| (target.user.to_string(), Mutex::default())).collect(),
+        }
+    }
+
+    /// Why no login can be tried at anybody's instance, where that is so: t3's command, run by another account, would
+    /// leave files that break the owner of the data.
+    pub fn cannot(config: &Config, targets: &[Target]) -> Option<String> {
+        let access = config.helper.access(&config.t3, &config.state_dir);
+        let us = nix::unistd::geteuid().as_raw();
+        let other = targets.iter().find(|target| instance_of(target).uid != us)?;
+        matches!(access, Access::Own(_)).then(|| {
+            format!(
+                "t3's command may not run as uid {us} on the data of {}; set `[helper] socket`",
+                other.user
+            )
+        })
+    }
+
+    /// What a user's instance says it runs, and how its pulse went.
+    pub async fn look(&self, target: &Target) -> (Option<Version>, Run) {
+        let Some(known) = self.known.get(target.user.as_str()) else {
+            return (
+                None,
+                self.shared.pulse(&instance_of(target), &mut Memory::default(), Trigger::Demand).await,
+            );
+        };
+        let mut learned = known.lock().await;
+        learned.memory = Memory::default();
+        let run = self.shared.pulse(&instance_of(target), &mut learned.memory, Trigger::Demand).await;
+        let version = learned.memory.version.clone().filter(|_| run.facts.version.is_some());
+        (version, run)
+    }
+
+    async fn pulse(&self, target: &Target) -> Run {
+        let Some(known) = self.known.get(target.user.as_str()) else { return self.look(target).await.1 };
+        self.shared.pulse(&instance_of(target), &mut known.lock().await.memory, Trigger::Demand).await
+    }
+
+    /// One login, if the pulse before it did not say that none can be tried.
+    pub async fn login(&self, target: &Target, pulsed: Option<Outcome>) -> Run {
+        let known = Known { withheld: target.withheld, pulsed };
+        let mut learned = Leftovers::default();
+        let mut lent = match self.known.get(target.user.as_str()) {
+            Some(of_user) => Some(of_user.lock().await),
+            None => None,
+        };
+        let leftovers = lent.as_mut().map_or(&mut learned, |of_user| &mut of_user.leftovers);
+        let instance = instance_of(target);
+        let run = Box::pin(self.shared.handshake(&instance, known, leftovers, Trigger::Demand)).await;
+        if let Some(spool) = &self.spool
+            && let Err(error) = spool.put(&Event::Run(run.clone()))
+        {
+            tracing::debug!(%error, "a login is not in the metrics");
+        }
+        run
+    }
+
+    /// Waits until somebody has logged in to a freshly started instance of this version.
+    pub async fn log_in(&self, target: &Target, version: &Version, limit: Duration) -> Result<(), Why> {
+        let deadline = Instant::now() + limit;
+        let mut failures = 0;
+        loop {
+            let (_, pulse) = self.look(target).await;
+            let run =
+                if pulse.outcome().is_ok() { self.login(target, Some(pulse.outcome())).await } else { pulse };
+            match run.outcome() {
+                Outcome::Ok if run.facts.version.as_deref() == Some(version.to_string().as_str()) => {
+                    return Ok(());
+                }
+                Outcome::Ok => {
+                    let runs = run.facts.version.as_deref().unwrap_or("nothing known");
+                    let detail = format!(
+                        "the instance runs {runs}, its link names {version}: its start command does not go through the link"
+                    );
+                    let user = target.user.to_string();
+                    return Err(Why { user, step: Step::Version, reason: OTHER_VERSION.to_owned(), detail });
+                }
+                Outcome::Failed(_) if run.kind == crate::outcome::Kind::Handshake => failures += 1,
+                Outcome::Failed(_) | Outcome::Skipped(_) => failures = 0,
+            }
+            if failures >= CONFIRMED || Instant::now() >= deadline {
+                return Err(Why::of(&run));
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Watches these users for a while; `Err` is what makes the build a bad one.
+    pub async fn watch(&self, watch: &mut Watch, targets: &[&Target], span: Duration) -> Result<(), Why> {
+        let end = Instant::now() + span;
+        let (mut pulse_due, mut login_due) = (Instant::now(), Instant::now() + self.handshake_interval);
+        loop {
+            let next = pulse_due.min(login_due).min(end);
+            sleep_until(next).await;
+            if next == end {
+                break;
+            }
+            if next == login_due {
+                self.see_all(watch, targets, Look::Login).await?;
+                login_due = Instant::now() + self.handshake_interval;
+            } else {
+                self.see_all(watch, targets, Look::Pulse).await?;
+                pulse_due = Instant::now() + self.pulse_interval;
+            }
+        }
+        // What could not be told all along is not proven.
+        self.see_all(watch, targets, Look::LastLogin).await
+    }
+
+    async fn see_all(&self, watch: &mut Watch, targets: &[&Target], look: Look) -> Result<(), Why> {
+        let mut due: Vec<&Target> = targets.to_vec();
+        let mut tries = 0;
+        while !due.is_empty() {
+            tries += 1;
+            let runs = join_all(due.iter().map(|target| async move {
+                match look {
+                    Look::Pulse => self.pulse(target).await,
+                    Look::Login | Look::LastLogin => self.login(target, None).await,
+                }
+            }));
+            let runs = runs.await;
+            let mut again = Vec::new();
+            for (target, run) in due.into_iter().zip(&runs) {
+                match watch.see(run) {
+                    Opinion::Well => {}
+                    Opinion::Bad(why) => return Err(why),
+                    Opinion::Unknown if look != Look::LastLogin => {}
+                    Opinion::Unknown if tries >= CONFIRMED => return Err(Why::of(run)),
+                    Opinion::Unknown | Opinion::LookAgain => again.push(target),
+                }
+            }
+            due = again;
+            if !due.is_empty() {
+                sleep(RETRY).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Pulse,
+    Login,
+    /// Nothing less than a login counts.
+    LastLogin,
+}
+
+/// The word where an instance runs another build than its link names.
+pub const OTHER_VERSION: &str = "other_version";
+
+/// Whether the supervisor says that an instance was stopped on purpose.
+pub fn is_stopped(pulse: &Run) -> bool {
+    pulse.outcome() == Outcome::Skipped(Skip::NotRunning)
+}

@@ -1,0 +1,249 @@
+//! Users whose instances run through their links under a supervisor, as t3-serve@ units do, and the enforcer over them.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio_rusqlite::rusqlite::{Connection, OpenFlags};
+
+use super::world::{PROGRAM, World, http_within, wait_for};
+
+pub struct Fleet {
+    pub world: World,
+    users: Vec<String>,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Said {
+    pub exit: i32,
+    pub text: String,
+}
+
+impl Fleet {
+    /// These users, all on that version, linked and running; with more lines of configuration.
+    pub fn on(version: &str, users: &[&str], extra: &str) -> Self {
+        let mut world = World::empty();
+        for user in users {
+            world.add(user);
+        }
+        let (supervisor, backups) = (world.path("supervisor"), world.path("backups"));
+        let (supervisor, backups) = (supervisor.display(), backups.display());
+        let world = world.configured(&format!(
+            "[probe]\npulse_interval = \"1s\"\n\
+             [backup]\ndir = \"{backups}\"\nstop_timeout = \"20s\"\nstart_timeout = \"20s\"\n\
+             [gate]\ninstall_command = [\"{PROGRAM}\", \"sim\", \"install\", \"{{prefix}}\", \"{{version}}\"]\nrequire_box = false\n\
+             [enforce]\nstop_command = [\"{supervisor}\", \"stop\", \"{{user}}\"]\n\
+             start_command = [\"{supervisor}\", \"start\", \"{{user}}\"]\n\
+             login_interval = \"500ms\"\n{extra}"
+        ));
+        let fleet = Self { world, users: users.iter().map(|user| (*user).to_owned()).collect() };
+        fleet.write_supervisor();
+        fleet.world.install(version);
+        std::fs::create_dir_all(fleet.path("installs/users")).expect("a directory");
+        std::fs::write(fleet.path("installs/last-good"), version).expect("written");
+        symlink(version, fleet.path("installs/default")).expect("a link");
+        for user in users {
+            symlink(format!("../{version}"), fleet.path("installs/users").join(user)).expect("a link");
+            std::fs::create_dir_all(fleet.world.base_dir(user)).expect("a base directory");
+            fleet.start(user);
+        }
+        fleet
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.world.path(name)
+    }
+
+    /// Stops and starts as a service manager does: both may be asked twice, what is started is nobody's child.
+    fn write_supervisor(&self) {
+        let script = format!(
+            r#"#!/bin/sh
+base={dir}/home/$2/.t3
+runtime=$base/userdata/server-runtime.json
+running() {{ pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$runtime" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; }}
+case $1 in
+stop)
+    running || exit 0
+    kill "$pid"
+    for i in $(seq 400); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.05; done
+    kill -9 "$pid" ;;
+start)
+    running && exit 0
+    port=$(sed 's/.*"'"$2"'","port":\([0-9]*\).*/\1/' {dir}/dispatch.json)
+    setsid {dir}/installs/users/$2/bin/t3 serve --host 127.0.0.1 --port "$port" --base-dir "$base" >/dev/null 2>&1 & ;;
+esac
+"#,
+            dir = self.path("").display().to_string().trim_end_matches('/'),
+        );
+        script_at(&self.path("supervisor"), &script);
+    }
+
+    fn supervise(&self, verb: &str, user: &str) {
+        let status =
+            Command::new(self.path("supervisor")).args([verb, user]).status().expect("the supervisor");
+        assert!(status.success(), "{verb} {user}");
+    }
+
+    /// Starts a user's instance as the service manager would, and waits for it.
+    pub fn start(&self, user: &str) {
+        self.supervise("start", user);
+        wait_for(&format!("t3 of {user} to answer"), || self.running(user).map(|_| ()));
+    }
+
+    pub fn stop(&self, user: &str) {
+        self.supervise("stop", user);
+    }
+
+    /// Ends a user's instance as the kernel would.
+    pub fn kill(&self, user: &str) {
+        let pid = self.pid(user).expect("a running instance");
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+        assert!(killed.success());
+        wait_for("the instance to be gone", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    }
+
+    fn pid(&self, user: &str) -> Option<i64> {
+        let runtime = self.world.base_dir(user).join("userdata/server-runtime.json");
+        let runtime: serde_json::Value = serde_json::from_slice(&std::fs::read(runtime).ok()?).ok()?;
+        runtime["pid"].as_i64()
+    }
+
+    /// When a user's instance was started, as it says itself.
+    pub fn started(&self, user: &str) -> String {
+        let runtime = self.world.base_dir(user).join("userdata/server-runtime.json");
+        std::fs::read_to_string(runtime).expect("a running instance")
+    }
+
+    /// A build with a mutation, installed side by side.
+    pub fn install_broken(&self, version: &str, mutation: &str) {
+        let into = self.path("installs").join(version);
+        let mut install = Command::new(PROGRAM);
+        install.args(["sim", "install", "--mutation", mutation]).arg(into).arg(version);
+        assert!(install.status().expect("the program").success());
+    }
+
+    /// The version that answers on a user's port.
+    pub fn running(&self, user: &str) -> Option<String> {
+        let soon = Duration::from_millis(500);
+        let answer =
+            http_within(soon, self.world.port(user), "GET", "/.well-known/t3/environment", &[], "").ok()?;
+        let descriptor: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
+        descriptor["serverVersion"].as_str().map(str::to_owned)
+    }
+
+    pub fn linked(&self, user: &str) -> String {
+        let link = std::fs::read_link(self.path("installs/users").join(user)).expect("a link");
+        link.file_name().expect("a name").to_string_lossy().into_owned()
+    }
+
+    /// What every user runs and is linked to, and the default for new ones: `0.0.24`, or what differs.
+    pub fn everybody_is_on(&self, version: &str) {
+        for user in &self.users {
+            assert_eq!(self.running(user).as_deref(), Some(version), "{user} runs");
+            assert_eq!(self.linked(user), version, "{user} is linked to");
+            let probed = self.world.probe(user);
+            assert_eq!(probed.exit, 0, "{user} cannot log in: {}", probed.json);
+        }
+    }
+
+    /// A message written by a user, as their own server would write it.
+    pub fn write_message(&self, user: &str, id: &str) {
+        let database = Connection::open(self.world.database(user)).expect("the database");
+        database.busy_timeout(Duration::from_secs(10)).expect("patience");
+        database
+            .execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 INSERT INTO orchestration_events (event_id, aggregate_kind, stream_id, stream_version, event_type,
+                     occurred_at, actor_kind, payload_json, metadata_json)
+                 SELECT 'event-{id}', 'thread', 'written', n + 1, 'thread.message-sent',
+                     strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'client', '{{}}', '{{}}'
+                 FROM (SELECT coalesce(max(sequence), 0) AS n FROM orchestration_events);
+                 INSERT INTO projection_thread_messages (message_id, thread_id, role, text, is_streaming, created_at, updated_at)
+                 VALUES ('{id}', 'written', 'user', 'hello', 0, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+                 COMMIT"
+            ))
+            .expect("written");
+    }
+
+    pub fn has_message(&self, user: &str, id: &str) -> bool {
+        has_message(&self.world.database(user), id)
+    }
+
+    /// Where newer databases of a user were put aside.
+    pub fn aside(&self, user: &str) -> Vec<PathBuf> {
+        let entries =
+            std::fs::read_dir(self.world.base_dir(user).join("userdata")).expect("userdata").flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("aside-")))
+            .collect()
+    }
+
+    /// Puts a user to work, or sends them home.
+    pub fn busy(&self, user: &str, busy: bool) {
+        let database = Connection::open(self.world.database(user)).expect("the database");
+        database.busy_timeout(Duration::from_secs(10)).expect("patience");
+        let sql = if busy {
+            "INSERT INTO projection_thread_sessions (thread_id, status, runtime_mode, active_turn_id, updated_at)
+             VALUES ('at-work', 'running', 'full-access', 'turn-1', strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 day'))"
+        } else {
+            "DELETE FROM projection_thread_sessions WHERE thread_id = 'at-work'"
+        };
+        database.execute_batch(sql).expect("written");
+    }
+
+    pub fn enforce(&self, args: &[&str]) -> Said {
+        let output = self.command(args).output().expect("the program");
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Said { exit: output.status.code().unwrap_or(-1), text }
+    }
+
+    /// The enforcer, not yet started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.world.command(&["enforce"]);
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    pub fn journal(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&std::fs::read(self.path("state/enforce/journal.json")).ok()?).ok()
+    }
+
+    pub fn freeze_file(&self) -> PathBuf {
+        self.path("state/enforce/freeze")
+    }
+}
+
+impl Said {
+    /// Expects an exit code; answers what was said.
+    pub fn exits(self, code: i32) -> String {
+        assert_eq!(self.exit, code, "{}", self.text);
+        self.text
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for user in &self.users {
+            if let Some(pid) = self.pid(user) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
+    }
+}
+
+pub fn has_message(database: &Path, id: &str) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = Connection::open_with_flags(database, flags).expect("the database");
+    let found = "SELECT count(*) FROM projection_thread_messages WHERE message_id = ?1";
+    database.query_row(found, [id], |row| row.get::<_, i64>(0)).expect("a number") == 1
+}
+
+/// Writes a script that can be executed.
+pub fn script_at(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("a script");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("mode");
+}
