@@ -3,5 +3,6 @@
 mod guides;
 mod install;
 mod instance;
+mod kubernetes;
 mod migration;
 mod units;

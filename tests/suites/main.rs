@@ -9,6 +9,7 @@ mod support {
     pub mod free_port;
     pub mod gate;
     pub mod host;
+    pub mod kubernetes;
     pub mod raw_http;
     pub mod root;
     pub mod sim;
