@@ -140,7 +140,7 @@ impl Gate {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let config = self.path("config.toml");
         std::fs::write(&config, self.config()).expect("the configuration");
         let table = self.users.iter().map(|(user, port)| {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::free_port::free_port;
+use crate::support::gate::Gate;
 use crate::support::host::{Account, Host, http, text, until};
 use crate::support::root::{Root, setting, source, unit};
 use crate::support::tools;
@@ -201,4 +202,50 @@ fn the_door_to_the_helper_is_open_to_the_two_units_that_knock_and_to_nobody_else
     };
     let knocking: Vec<_> = names().into_iter().filter(has_group).collect();
     assert_eq!(knocking, ["t3-dispatch.service", "t3-prober.service"]);
+}
+
+/// A command behind the wall of a unit, as far as that can be had without systemd: the capabilities that it leaves, and
+/// no way to more.
+fn behind_the_wall(unit: &str, command: &Command) -> Command {
+    assert_eq!(setting(unit, "NoNewPrivileges").as_deref(), Some("yes"), "{unit}");
+    let left = setting(unit, "CapabilityBoundingSet").expect("a bounding set").to_lowercase();
+    let left: String = left.split(' ').map(|name| format!(",+{}", name.trim_start_matches("cap_"))).collect();
+    let mut wall = Command::new("setpriv");
+    wall.args(["--no-new-privs", &format!("--bounding-set=-all{left}"), "--"]);
+    wall.arg(command.get_program()).args(command.get_args());
+    wall
+}
+
+#[test]
+fn what_the_units_leave_to_the_gate_is_enough_to_judge_a_build_in_its_boxes() {
+    if !tools::root() || tools::find("bwrap").is_none() {
+        return;
+    }
+    let gate = Gate::new();
+    let mut judged = behind_the_wall("t3-prober-gate@.service", &gate.command(&["gate", "0.0.33"]));
+    let output = judged.output().expect("setpriv runs");
+    // Without a box there is no pass.
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn what_the_units_leave_to_the_snapshots_is_enough_to_take_them_from_homes_that_are_closed() {
+    if !tools::root() {
+        return;
+    }
+    let mut host = Host::new();
+    let install = host.install("0.0.33", &[]);
+    let mut ann = host.user();
+    host.extra = format!("[backup]\ndir = \"{}\"\ndrill_interval = \"0s\"\n", text(&host.path("backups")));
+    ann.serve(&install);
+    host.configure();
+    let mut due = Command::new(&host.program);
+    due.args(["backup", "due", "--config"]).arg(host.path("config.toml"));
+    let output = behind_the_wall("t3-prober-backup.service", &due).output().expect("setpriv runs");
+    assert!(output.status.success(), "{output:?}");
+    let mut list = Command::new(&host.program);
+    let listed =
+        list.args(["backup", "list", "--config"]).arg(host.path("config.toml")).output().expect("it runs");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains(&ann.name), "{listed}");
 }
