@@ -1,5 +1,6 @@
 //! What deploy/ gives to an operator: installed into a root of its own, its units held to systemd and to the program.
 
+mod calls;
 mod guides;
 mod install;
 mod instance;

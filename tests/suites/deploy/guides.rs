@@ -18,6 +18,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("deploy/kubernetes/rules.sh | kubectl ", "there is no cluster; what it prints is held to the API"),
     ("systemctl ", "there is no systemd as PID 1; its units are looked up"),
     ("t3-prober gate ", "the gate suite runs it; its arguments are tried"),
+    ("t3-prober enforce ", "the enforce suite runs it; its arguments are tried"),
     ("t3-prober verdict ", "the gate suite runs it; its arguments are tried"),
 ];
 
