@@ -62,7 +62,15 @@ files() {
   done
   for rules in "$source"/alerts/*.yml; do echo "0644 /usr/share/t3-prober/alerts/${rules##*/} $rules"; done
   for runbook in "$source"/alerts/runbooks/*.md; do
-    echo "0644 /usr/share/t3-prober/alerts/runbooks/${runbook##*/} $runbook"
+    echo "0644 /usr/share/doc/t3-prober/runbooks/${runbook##*/} $runbook"
+  done
+  for page in "$source"/dashboards/*.json; do
+    [ ! -e "$page" ] || echo "0644 /usr/share/t3-prober/dashboards/${page##*/} $page"
+  done
+  for example in "$here"/prometheus/*.yml "$here"/alertmanager/*.yml "$here"/grafana/*.yml; do
+    [ -e "$example" ] || continue
+    place=${example%/*}
+    echo "0644 /usr/share/doc/t3-prober/${place##*/}/${example##*/} $example"
   done
 }
 
@@ -79,7 +87,9 @@ put() {
 
 # The directories that are ours alone, innermost first.
 drop_directories() {
-  for directory in /usr/share/t3-prober/alerts/runbooks /usr/share/t3-prober/alerts /usr/share/t3-prober /usr/share/doc/t3-prober; do
+  for directory in /usr/share/t3-prober/alerts /usr/share/t3-prober/dashboards /usr/share/t3-prober \
+    /usr/share/doc/t3-prober/runbooks /usr/share/doc/t3-prober/prometheus /usr/share/doc/t3-prober/alertmanager \
+    /usr/share/doc/t3-prober/grafana /usr/share/doc/t3-prober; do
     [ ! -d "$root$directory" ] || rmdir "$root$directory" 2>/dev/null || say "not empty, left: $root$directory"
   done
 }

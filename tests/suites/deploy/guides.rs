@@ -202,3 +202,18 @@ fn each_step_of_the_migration_says_how_to_undo_it() {
         assert!(step.contains("\nUndo"), "{name} cannot be undone");
     }
 }
+
+#[test]
+fn the_piece_for_prometheus_is_a_configuration_that_finds_the_rules() {
+    let Some(promtool) = tools::find("promtool") else { return };
+    let readme = text("deploy/README.md");
+    let pieces = blocks(&readme, "yaml");
+    assert_eq!(pieces.len(), 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("prometheus.yml");
+    let rules = source("alerts").display().to_string();
+    fs::write(&config, pieces[0].1.replace("/usr/share/t3-prober/alerts", &rules)).expect("written");
+    let output = Command::new(promtool).args(["check", "config"]).arg(config).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("rules found"), "{output:?}");
+}

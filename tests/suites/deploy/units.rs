@@ -249,3 +249,28 @@ fn what_the_units_leave_to_the_snapshots_is_enough_to_take_them_from_homes_that_
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains(&ann.name), "{listed}");
 }
+
+#[test]
+fn without_systemd_sudo_has_a_line_for_each_verb_that_each_caller_may_ask_for() {
+    let example = fs::read_to_string(source("deploy/config.example.toml")).expect("the example");
+    let callers = example.lines().find_map(|line| line.strip_prefix("#callers = ")).expect("the callers");
+    let callers: toml::Table = toml::from_str(&format!("callers = {callers}")).expect("TOML");
+    let may = |(caller, verbs): (&String, &toml::Value)| {
+        let verbs = verbs.as_array().expect("verbs").clone();
+        let line = |verb: toml::Value| {
+            let verb = verb.as_str().expect("a verb").to_owned();
+            format!("{caller} ALL=(root) NOPASSWD: /usr/bin/t3-prober helper {verb}")
+        };
+        verbs.into_iter().map(line).collect::<Vec<_>>()
+    };
+    let mut expected: Vec<_> = callers["callers"].as_table().expect("callers").iter().flat_map(may).collect();
+    let sudoers = fs::read_to_string(source("deploy/sudoers")).expect("the lines");
+    let mut lines: Vec<_> = sudoers
+        .lines()
+        .filter(|line| line.contains(" helper ") && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    expected.sort();
+    lines.sort();
+    assert_eq!(lines, expected);
+}
