@@ -22,6 +22,9 @@ use crate::t3::door::MARKER;
 /// How soon a browser should come back to an instance that did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a connection is waited for that an instance may have accepted while it was starting.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
 pub async fn serve(
     worker: &Worker,
     client: &mut Client,
@@ -67,7 +70,10 @@ pub async fn serve(
         Err(failure) => return unavailable(worker, client, &request, &failure, start).await,
     };
     loop {
-        patience.begin(Instant::now(), worker.front.section.answer_timeout);
+        let now = Instant::now();
+        let hasty = request.repeatable && !instance.reused && request.route.is_unsettled(now);
+        let limit = worker.front.section.answer_timeout;
+        patience.begin(now, if hasty { limit.min(FIRST_ANSWER) } else { limit });
         match exchange(worker, client, &mut instance, patience, &request, &asked).await {
             Ok(Exchanged::Tunnel) => {
                 request.route.metrics.answered(101, request.asker, None);
@@ -87,8 +93,14 @@ pub async fn serve(
                 return if answered.close || !sent { Next::Close } else { Next::KeepAlive };
             }
             // The instance closed an idle connection at the moment we used it: that is no answer, so ask again.
-            Err(Ended { before_answer: true, broken: Some(Broken::Instance(_)) })
-                if instance.reused && request.repeatable =>
+            // And what it accepted while it was starting it never answers; on another connection it may.
+            Err(Ended { before_answer: true, broken })
+                if request.repeatable
+                    && match broken {
+                        Some(Broken::Instance(_)) => instance.reused,
+                        None => hasty,
+                        Some(_) => false,
+                    } =>
             {
                 instance = match Instance::open(&request.route, worker.front.section.connect_timeout).await {
                     Ok(instance) => instance,

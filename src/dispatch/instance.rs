@@ -56,7 +56,7 @@ impl Instance {
     }
 
     pub async fn open(route: &Route, limit: Duration) -> Result<Self, Failure> {
-        let stream = match tokio::time::timeout(limit, connect(route.address, route.uid)).await {
+        let stream = match tokio::time::timeout(limit, connect(route)).await {
             Ok(connected) => connected?,
             Err(_) => {
                 return Err(Failure::new(
@@ -110,7 +110,8 @@ pub fn sweep(route: &Route, worker: usize) {
 
 /// Connects, and makes sure that the listener before and after is the user's: whoever binds a free port first receives
 /// what is sent there.
-async fn connect(address: SocketAddr, uid: u32) -> Result<Stream, Failure> {
+async fn connect(route: &Route) -> Result<Stream, Failure> {
+    let Route { address, uid, .. } = *route;
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             Failure::new(Reason::Refused, format!("nothing listens on port {}", address.port()))
@@ -121,7 +122,7 @@ async fn connect(address: SocketAddr, uid: u32) -> Result<Stream, Failure> {
         let start = Instant::now();
         confirm(address, uid)?;
         let stream = TcpStream::connect(address).await.map_err(failed)?;
-        confirm(address, uid)?;
+        route.saw_listener(confirm(address, uid)?, start);
         if start.elapsed() <= LOOKS_APART {
             return Stream::tcp(stream).map_err(failed);
         }
@@ -130,14 +131,16 @@ async fn connect(address: SocketAddr, uid: u32) -> Result<Stream, Failure> {
     }
 }
 
-fn confirm(address: SocketAddr, uid: u32) -> Result<(), Failure> {
-    match sockets::listener(address).map(|found| found.map(|listener| listener.uid)) {
-        Ok(Some(owner)) if owner == uid => Ok(()),
-        Ok(Some(owner)) => Err(Failure::new(
+/// The inode of the listener, where it is the user's: another one is another start of the instance.
+fn confirm(address: SocketAddr, uid: u32) -> Result<u32, Failure> {
+    match sockets::listener(address) {
+        Ok(Some(listener)) if listener.uid == uid => Ok(listener.inode),
+        Ok(Some(listener)) => Err(Failure::new(
             Reason::WrongOwner,
             format!(
-                "port {} belongs to uid {owner}, not to uid {uid}; nothing was sent to it",
-                address.port()
+                "port {} belongs to uid {}, not to uid {uid}; nothing was sent to it",
+                address.port(),
+                listener.uid
             ),
         )),
         Ok(None) => Err(Failure::new(Reason::Refused, format!("nothing listens on port {}", address.port()))),

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::identity::{Directory, Domains};
 use super::instance::Idle;
@@ -12,6 +15,9 @@ use super::pairing::Pairing;
 use crate::inventory::{Inventory, Target, UserName};
 use crate::metrics::{DispatchUser, Metrics};
 use crate::outcome::Asker;
+
+/// A listener that has been seen for so long answers what it accepts.
+const SETTLED: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub struct Route {
@@ -25,6 +31,8 @@ pub struct Route {
     /// Idle connections, one list per worker: a connection stays on the runtime that opened it.
     pub idle: Box<[Mutex<Vec<Idle>>]>,
     session: RwLock<Option<Arc<str>>>,
+    /// The listener's inode, and when it was first seen.
+    listener: Mutex<Option<(u32, Instant)>>,
     /// The identity that came first by its local part.
     claimed: Mutex<Option<String>>,
     gone: AtomicBool,
@@ -39,6 +47,7 @@ impl Route {
             pairings: [Pairing::for_users(), Pairing::for_the_prober()],
             idle: (0..workers).map(|_| Mutex::default()).collect(),
             session: RwLock::default(),
+            listener: Mutex::default(),
             claimed: Mutex::default(),
             gone: AtomicBool::new(false),
             target,
@@ -66,6 +75,19 @@ impl Route {
         if self.session().as_deref() != Some(name) {
             *self.session.write().unwrap_or_else(PoisonError::into_inner) = Some(name.into());
         }
+    }
+
+    pub fn saw_listener(&self, inode: u32, now: Instant) {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if listener.is_none_or(|(known, _)| known != inode) {
+            *listener = Some((inode, now));
+        }
+    }
+
+    /// Whether the instance may still be starting: what it accepts then it never answers (CONTRACT §9).
+    pub fn is_unsettled(&self, now: Instant) -> bool {
+        let listener = *self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        listener.is_some_and(|(_, seen)| now - seen < SETTLED)
     }
 
     /// Whether this identity may come by its local part: only the first one does, or two people would share a t3.

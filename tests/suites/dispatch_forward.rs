@@ -358,3 +358,22 @@ fn a_port_that_belongs_to_another_user_is_sent_nothing() {
     assert!(answer.status == 503 && answer.body.contains("wrong_owner"), "{answer:?}");
     assert_eq!(instance.heads(), Vec::<String>::new());
 }
+
+#[test]
+fn a_connection_that_a_starting_instance_never_answers_is_not_waited_on() {
+    let deaf = std::sync::atomic::AtomicU32::new(0);
+    let instance = Instance::start(move |talk| {
+        if talk.request().is_some() && deaf.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 2 {
+            // Accepted before it was ready: silent for as long as the connection lives.
+            while talk.request().is_some() {}
+            return;
+        }
+        talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let door = Door::to(&instance);
+    let start = std::time::Instant::now();
+    let answer = door.ann("GET", "/api/x", &[SESSION]);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+    assert!(start.elapsed() < std::time::Duration::from_secs(12), "{:?}", start.elapsed());
+    assert_eq!(instance.heads().len(), 3);
+}

@@ -1,7 +1,8 @@
 //! Who comes in, and as whom: every way to be somebody else, tried on the real program.
 
 use crate::support::door::{Door, Instance, table};
-use crate::support::world::http;
+use crate::support::tools;
+use crate::support::world::{World, http, wait_for};
 
 const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -171,5 +172,84 @@ fn the_table_is_replaced_a_hundred_times_under_load_and_nobody_notices() {
     door.signal(nix::sys::signal::Signal::SIGHUP);
     crate::support::world::wait_for("ann to be gone", || {
         (door.ann("GET", "/api/x", &[("Cookie", "t3_session=v")]).status == 403).then_some(())
+    });
+}
+
+/// Tells threads to end however the test ends, or a failure would wait for them for ever.
+struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Binds a port, says what it receives, and answers as if all were well.
+const SQUATTER: &str = r#"
+    my $squat = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ARGV[0], Listen => 50, ReuseAddr => 1)
+        or die "cannot squat";
+    $| = 1;
+    print "squatting\n";
+    while (my $client = $squat->accept) {
+        sysread($client, my $bytes, 65536);
+        print $bytes;
+        print $client "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+        close $client;
+    }
+"#;
+
+#[test]
+fn whoever_takes_the_port_during_a_restart_is_sent_no_cookie() {
+    if !tools::root() || tools::find("setpriv").is_none() || tools::find("perl").is_none() {
+        return;
+    }
+    let mut door = Door::before(World::with(&[("ann", "0.0.33")]), "");
+    let visit = [("X-authentik-username", "ann@example.com"), ("Accept", "text/html")];
+    let first = http(door.port, "GET", "/", &visit).expect("an answer");
+    let set =
+        first.head.lines().find_map(|line| line.strip_prefix("Set-Cookie: t3_session")).expect("a session");
+    let cookie = format!("t3_session{}", set.split(';').next().expect("a value"));
+    let (dispatch, instance, heard) = (door.port, door.world.port("ann"), door.world.path("squatter.log"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let ask = || {
+        let headers = [("X-authentik-username", "ann@example.com"), ("Cookie", cookie.as_str())];
+        http(dispatch, "GET", "/api/auth/session", &headers).unwrap_or_default()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let answer = ask();
+                    assert!(matches!(answer.status, 200 | 502 | 503) && answer.body != "hi", "{answer:?}");
+                }
+            });
+        }
+        let _ends = Ends(&stop);
+        door.world.kill("ann");
+        let mut squatter = std::process::Command::new("setpriv");
+        squatter.args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "perl",
+            "-MIO::Socket::INET",
+            "-e",
+        ]);
+        squatter.arg(SQUATTER).arg(instance.to_string());
+        squatter.stdout(std::fs::File::create(&heard).expect("a file"));
+        let mut squatter = squatter.spawn().expect("setpriv runs");
+        let said = || std::fs::read_to_string(&heard).unwrap_or_default();
+        wait_for("the port to be taken", || said().contains("squatting").then_some(()));
+        for _ in 0..20 {
+            let answer = ask();
+            assert!(answer.status == 503 && answer.body.contains("wrong_owner"), "{answer:?}");
+        }
+        let _ = squatter.kill();
+        let _ = squatter.wait();
+        door.world.start("ann", "0.0.33");
+        wait_for("ann's own t3", || (ask().status == 200).then_some(()));
+        assert!(!said().contains("t3_session") && !said().contains("HTTP/1.1"), "{}", said());
     });
 }

@@ -1,13 +1,17 @@
 //! The dispatch's own comings and goings: nobody is refused and no request fails.
 
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::door::{Door, Instance, Wire};
-use crate::support::world::wait_for;
+use crate::support::free_port::free_port;
+use crate::support::tools;
+use crate::support::world::{PROGRAM, http, wait_for};
 
 const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const HEAD: &str = "GET /x HTTP/1.1\r\nHost: x\r\nX-authentik-username: ann\r\nCookie: t3_session=v\r\n\r\n";
@@ -54,6 +58,29 @@ fn a_restart_under_load_with_a_held_listener_fails_no_request() {
         });
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn a_listener_of_systemds_is_used_and_whoever_came_before_the_program_is_answered() {
+    let Some(activate) = tools::find("systemd-socket-activate") else { return };
+    let instance = Instance::answering(FINE);
+    let mut door = Door::to(&instance);
+    door.signal(Signal::SIGTERM);
+    assert_eq!(door.ended(), 0);
+    let port = free_port();
+    let mut command = Command::new(activate);
+    command.args(["-l", &format!("127.0.0.1:{port}"), PROGRAM, "--config"]);
+    command.arg(door.world.path("config.toml")).arg("dispatch").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut systemd = command.spawn().expect("it runs");
+    // The first connection is what starts the program.
+    let ask = || http(port, "GET", "/x", &[("X-authentik-username", "ann"), ("Cookie", "t3_session=v")]);
+    let answer = wait_for("the listener", || ask().ok());
+    let closed = TcpListener::bind(("127.0.0.1", door.port)).map(drop);
+    let _ = kill(Pid::from_raw(i32::try_from(systemd.id()).expect("a pid")), Signal::SIGTERM);
+    let ended = wait_for("the program to end", || systemd.try_wait().expect("a child"));
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+    assert!(closed.is_ok(), "the configured address is left alone: {closed:?}");
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

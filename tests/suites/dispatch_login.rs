@@ -1,6 +1,11 @@
 //! A first visit, and every one after: logged in without seeing a pairing page, where it asked to go, once.
 
-use crate::support::door::{Door, Wire};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::support::door::{Door, Instance, Wire, table};
 use crate::support::world::{Answer, World, http, wait_for};
 
 const BROWSER: &[(&str, &str)] =
@@ -160,6 +165,49 @@ fn while_nobody_can_log_in_nothing_is_minted_and_everybody_is_told_to_wait() {
     assert_eq!(logins(&door), 0.0);
     let log = door.log();
     assert!(!log.contains("mint"), "{log}");
+}
+
+#[test]
+fn an_instance_that_dies_between_mint_and_exchange_costs_one_mint_and_heals() {
+    let world = World::with(&[("ann", "0.0.33")]);
+    let (real, dying, mints) =
+        (world.port("ann"), Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let (dies, minted) = (Arc::clone(&dying), Arc::clone(&mints));
+    // In front of the stand-in: it passes everything on, but for the exchange that follows a mint.
+    let instance = Instance::start(move |talk| {
+        while let Some(head) = talk.request() {
+            let lower = head.to_ascii_lowercase();
+            let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+            let body = talk.body(length.and_then(|length| length.parse().ok()).unwrap_or(0));
+            let is_real = !String::from_utf8_lossy(&body).contains("PROBE0000000");
+            if head.starts_with("POST /api/auth/browser-session") && is_real && dies.load(Ordering::Relaxed) {
+                return;
+            }
+            if head.starts_with("POST /api/auth/pairing-token") {
+                minted.fetch_add(1, Ordering::Relaxed);
+            }
+            let mut through = TcpStream::connect(("127.0.0.1", real)).expect("the stand-in");
+            let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+            through.write_all(&[head.as_bytes(), &body].concat()).expect("sent");
+            let mut answer = Vec::new();
+            through.read_to_end(&mut answer).expect("an answer");
+            talk.say(&answer);
+            return;
+        }
+    });
+    let door = Door::in_front_of(world, &[("ann@example.com", "ann", instance.port)]);
+    for turn in 0..5 {
+        let answer = visit(&door, "/deep", "", BROWSER);
+        assert!(answer.status == 503 && answer.head.contains("Retry-After: "), "{turn}: {answer:?}");
+    }
+    assert!(mints.load(Ordering::Relaxed) <= 2, "{mints:?}: it backs off");
+    dying.store(false, Ordering::Relaxed);
+    let healed =
+        wait_for("a login", || Some(visit(&door, "/deep", "", BROWSER)).filter(|it| it.status == 302));
+    assert!(healed.head.contains("\r\nLocation: /deep\r\n"), "{healed:?}");
+    assert_eq!(logins(&door), 1.0);
+    let failures = "t3_dispatch_pairing_failures_total{user=\"ann\",step=\"exchange\",reason=\"closed\"}";
+    assert!(door.metric(failures) >= 1.0);
 }
 
 #[test]

@@ -42,6 +42,16 @@ impl Door {
         door
     }
 
+    /// In front of a world, by another table than its own.
+    pub fn in_front_of(world: World, entries: &[(&str, &str, u16)]) -> Self {
+        let (port, operator) = (free_port(), free_port());
+        let world = world.configured(&section(port, operator));
+        table(&world, entries);
+        let mut door = Self { world, child: None, port, operator };
+        door.start();
+        door
+    }
+
     /// In front of one scripted instance, ann's.
     pub fn to(instance: &Instance) -> Self {
         Self::to_with(instance, "")
