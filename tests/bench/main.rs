@@ -15,6 +15,7 @@ mod small;
 mod sockets;
 mod tap;
 mod usage;
+mod visits;
 
 #[path = "../support"]
 #[allow(dead_code)] // The suites use the rest of it.
@@ -31,8 +32,13 @@ const BENCHES: &[(&str, &str, fn())] = &[
     ("dispatch", "the front door beside nginx and haproxy on the same instance (6 minutes)", dispatch::run),
     (
         "sockets",
-        "WebSockets through the front door and haproxy: an echo, a thousand idle (1 minute)",
+        "WebSockets through the front door and haproxy: an echo, a thousand idle, ten thousand refused (1 minute)",
         sockets::run,
+    ),
+    (
+        "visits",
+        "a first visit through the front door, beside the instance's own answers (1 minute)",
+        visits::run,
     ),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];

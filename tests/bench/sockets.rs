@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,12 @@ use crate::support::free_port::free_port;
 
 const ECHOES: usize = 20_000;
 const IDLE: usize = 1_000;
+/// Against an instance that is not there, so many at once.
+const DEAD: usize = 10_000;
+const AT_ONCE: usize = 500;
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nX-authentik-username: ann\r\nCookie: t3_session=v\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A whole masked text frame of a client's, with an empty mask.
 const FRAME: &[u8] = b"\x81\x85\0\0\0\0hello";
@@ -60,6 +67,46 @@ pub fn run() {
     let resident = process.stat().expect("its figures").rss_bytes().get();
     println!("     idle: {IDLE} WebSockets, {:.1} MB resident (goal 30)", resident as f64 / 1e6);
     drop(sockets);
+    drop(proxy);
+    dead(dir.path());
+}
+
+/// Opens ten thousand against an instance that is not there, and looks at what is left of them.
+fn dead(dir: &Path) {
+    let port = free_port();
+    let proxy = start(ours(dir, port, free_port()), port);
+    let process =
+        procfs::process::Process::new(i32::try_from(proxy.0.id()).expect("a pid")).expect("the program");
+    let memory = || process.stat().expect("its figures").rss_bytes().get() as f64 / 1e6;
+    let descriptors = || process.fd_count().expect("its descriptors");
+    refused(port);
+    let before = (memory(), descriptors());
+    for _ in 0..DEAD / AT_ONCE {
+        refused(port);
+    }
+    crate::until("the descriptors to come back", Duration::from_secs(20), || {
+        (descriptors() <= before.1).then_some(())
+    });
+    println!(
+        "     dead: {DEAD} WebSockets, {:.1} MB before and {:.1} after, {} descriptors before and {} after",
+        before.0,
+        memory(),
+        before.1,
+        descriptors()
+    );
+}
+
+fn refused(port: u16) {
+    let mut sockets: Vec<TcpStream> =
+        (0..AT_ONCE).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connected")).collect();
+    for socket in &mut sockets {
+        socket.write_all(UPGRADE.as_bytes()).expect("sent");
+    }
+    for socket in &mut sockets {
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 503");
+    }
 }
 
 fn start(mut command: Command, port: u16) -> Proxy {
@@ -75,9 +122,7 @@ fn start(mut command: Command, port: u16) -> Proxy {
 fn open(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     stream.set_nodelay(true).expect("no delay");
-    let head = "GET /ws HTTP/1.1\r\nHost: x\r\nX-authentik-username: ann\r\nCookie: t3_session=v\r\nConnection: Upgrade\r\n\
-        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(UPGRADE.as_bytes()).expect("sent");
     let mut answer = Vec::new();
     let mut byte = [0];
     while !answer.ends_with(b"\r\n\r\n") {
