@@ -374,6 +374,6 @@ fn a_connection_that_a_starting_instance_never_answers_is_not_waited_on() {
     let start = std::time::Instant::now();
     let answer = door.ann("GET", "/api/x", &[SESSION]);
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
-    assert!(start.elapsed() < std::time::Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert_eq!(instance.heads().len(), 3);
 }

@@ -170,7 +170,7 @@ fn the_table_is_replaced_a_hundred_times_under_load_and_nobody_notices() {
     // The last good table counts, and it was read.
     table(&door.world, &[("bob", "bob", instance.port)]);
     door.signal(nix::sys::signal::Signal::SIGHUP);
-    crate::support::world::wait_for("ann to be gone", || {
+    wait_for("ann to be gone", || {
         (door.ann("GET", "/api/x", &[("Cookie", "t3_session=v")]).status == 403).then_some(())
     });
 }

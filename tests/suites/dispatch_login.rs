@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::support::door::{Door, Instance, Wire, table};
+use crate::support::door::{Door, Instance, Wire};
 use crate::support::world::{Answer, World, http, wait_for};
 
 const BROWSER: &[(&str, &str)] =
@@ -175,25 +175,24 @@ fn an_instance_that_dies_between_mint_and_exchange_costs_one_mint_and_heals() {
     let (dies, minted) = (Arc::clone(&dying), Arc::clone(&mints));
     // In front of the stand-in: it passes everything on, but for the exchange that follows a mint.
     let instance = Instance::start(move |talk| {
-        while let Some(head) = talk.request() {
-            let lower = head.to_ascii_lowercase();
-            let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-            let body = talk.body(length.and_then(|length| length.parse().ok()).unwrap_or(0));
-            let is_real = !String::from_utf8_lossy(&body).contains("PROBE0000000");
-            if head.starts_with("POST /api/auth/browser-session") && is_real && dies.load(Ordering::Relaxed) {
-                return;
-            }
-            if head.starts_with("POST /api/auth/pairing-token") {
-                minted.fetch_add(1, Ordering::Relaxed);
-            }
-            let mut through = TcpStream::connect(("127.0.0.1", real)).expect("the stand-in");
-            let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-            through.write_all(&[head.as_bytes(), &body].concat()).expect("sent");
-            let mut answer = Vec::new();
-            through.read_to_end(&mut answer).expect("an answer");
-            talk.say(&answer);
+        // One request a connection.
+        let Some(head) = talk.request() else { return };
+        let lower = head.to_ascii_lowercase();
+        let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+        let body = talk.body(length.and_then(|length| length.parse().ok()).unwrap_or(0));
+        let is_real = !String::from_utf8_lossy(&body).contains("PROBE0000000");
+        if head.starts_with("POST /api/auth/browser-session") && is_real && dies.load(Ordering::Relaxed) {
             return;
         }
+        if head.starts_with("POST /api/auth/pairing-token") {
+            minted.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut through = TcpStream::connect(("127.0.0.1", real)).expect("the stand-in");
+        let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        through.write_all(&[head.as_bytes(), &body].concat()).expect("sent");
+        let mut answer = Vec::new();
+        through.read_to_end(&mut answer).expect("an answer");
+        talk.say(&answer);
     });
     let door = Door::in_front_of(world, &[("ann@example.com", "ann", instance.port)]);
     for turn in 0..5 {
