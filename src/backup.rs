@@ -9,11 +9,11 @@ use serde::Deserialize;
 
 use crate::outcome::{BackupAct, Failure, Reason};
 use crate::t3::Instance;
-use crate::t3::state::stamp::Sizes;
 use crate::t3::version::Version;
 
 mod drill;
 mod duty;
+mod hands;
 mod manifest;
 mod place;
 pub mod repair;
@@ -24,9 +24,11 @@ mod standing;
 mod tree;
 mod verify;
 
+pub use drill::{Tried, Trying};
 pub use duty::{Done, Duty, running_version};
+pub use hands::{Copying, Hands, Ourselves};
 pub use manifest::{Drilled, Manifest, Verified};
-pub use snapshot::copy;
+pub use snapshot::{Copied, copy};
 pub use standing::Standing;
 pub use tree::{Snapshot, Tree};
 pub use verify::{Defect, verify};
@@ -137,38 +139,43 @@ pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option
     (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(BackupAct::Drill)
 }
 
-/// Takes a snapshot of a database, as somebody who may read it and write the tree; blocks until it is on disk.
+/// Takes a snapshot of a user's database into the tree, which is ours.
 ///
 /// Killed at any moment it leaves nothing that counts: the next take sweeps up and begins again.
-pub fn take(
+pub async fn take(
     section: &Section,
     instance: &Instance,
+    hands: &impl Hands,
     version: Option<&Version>,
     now: SystemTime,
 ) -> Result<Snapshot, Failure> {
-    let (user, database) = (&instance.name, instance.database());
-    owned(&database, instance.uid)?;
-    let tree = Tree::new(section, user);
+    let tree = Tree::new(section, &instance.name);
     let _turn = tree.prepare()?;
     tree.sweep()?;
-    let room = 2 * Sizes::of(&database).total();
-    let free = tree.free()?;
-    if free < room {
-        return Err(Failure::new(
-            Reason::NoSpace,
-            format!(
-                "{} has {free} bytes free, a snapshot needs {room}: twice the database; make room or move `[backup] dir`",
-                tree.dir().display()
-            ),
-        ));
-    }
     let clock = std::time::Instant::now();
-    let beside = tree.new_file(now);
-    let copied = copy(&database, &beside, section.take_timeout)?;
-    let manifest = Manifest::of(user, version, copied, &beside, now, clock.elapsed())?;
-    let snapshot = tree.publish(&beside, manifest)?;
-    tree.prune(section.keep, section.keep_for, now)?;
-    Ok(snapshot)
+    let beside = match hands.account() {
+        None => tree.new_file(now),
+        Some(_) => tree.stage_file()?,
+    };
+    let order = Copying { into: beside.clone(), free: tree.free()?, limit: section.take_timeout };
+    let copied = match hands.copy(instance, order).await {
+        Ok(copied) => copied,
+        Err(failure) => {
+            let _ = std::fs::remove_file(&beside);
+            return Err(failure);
+        }
+    };
+    let (section, user, version) = (section.clone(), instance.name.clone(), version.cloned());
+    let work = move || {
+        // From here on it is nobody's but ours.
+        tree.close(&beside)?;
+        let manifest = Manifest::of(&user, version.as_ref(), copied, &beside, now, clock.elapsed())?;
+        let snapshot = tree.publish(&beside, manifest)?;
+        tree.prune(section.keep, section.keep_for, now)?;
+        Ok(snapshot)
+    };
+    let work = tokio::task::spawn_blocking(work).await;
+    work.unwrap_or_else(|error| Err(Failure::new(Reason::Panicked, format!("taking a snapshot: {error}"))))
 }
 
 /// A symlink planted in one user's directory must not bring another user's data into their tree.
@@ -197,4 +204,4 @@ pub fn prove(snapshot: &mut Snapshot, now: SystemTime) -> Result<Result<(), Defe
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -18,6 +18,7 @@ use crate::inventory;
 use crate::outcome::Finding;
 
 mod credential;
+mod data;
 
 /// How bad a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,7 @@ pub fn run(config: &Config, source: &Source) -> ExitCode {
     items.extend(inventory(&config.inventory));
     items.push(installs(&config.t3.installs));
     items.push(state_dir(&config.state_dir));
+    items.extend(data::items(config));
     items.push(listener("operator.listen", config.operator.listen));
     items.extend(config.operator.socket.as_deref().map(|path| socket("operator.socket", path)));
     items.extend(config.operator.token_file.as_deref().map(|path| secret_file("operator.token_file", path)));

@@ -9,6 +9,7 @@ mod as_user;
 mod caller;
 mod child;
 mod connection;
+mod owner;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 
 use self::caller::Caller;
+pub use self::owner::Rightful;
 use self::verbs::Verbs;
 use crate::config::{Config, Source};
 use crate::inventory;
@@ -153,6 +155,10 @@ enum VerbArgs {
     },
     /// Name the port in the user's env file
     Port { user: Option<String> },
+    /// Take a snapshot of a user's database, and verify it
+    Snapshot { user: Option<String> },
+    /// Look at every byte of a user's newest snapshot
+    Verify { user: Option<String> },
 }
 
 /// What was asked for on a command line; without a request in the arguments it is on stdin.
@@ -162,6 +168,7 @@ struct Asked {
 }
 
 const LABEL: &str = "t3-prober";
+const SNAPSHOT: Duration = Duration::from_secs(600);
 const LIMITS: Limits = Limits { request: Duration::from_secs(5), command: Duration::from_secs(15) };
 
 /// Runs the helper in one of its forms.
@@ -263,6 +270,12 @@ impl VerbArgs {
                 (all || user.is_some()).then_some(Request::Inspect { user, limit: limits.command }),
             ),
             Self::Port { user } => (HelperVerb::Port, user.map(|user| Request::Port { user })),
+            Self::Snapshot { user } => {
+                (HelperVerb::Snapshot, user.map(|user| Request::Snapshot { user, limit: SNAPSHOT }))
+            }
+            Self::Verify { user } => {
+                (HelperVerb::Verify, user.map(|user| Request::Verify { user, limit: SNAPSHOT }))
+            }
         };
         Asked { verb, request }
     }

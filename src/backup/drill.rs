@@ -1,13 +1,16 @@
 //! A drill: the snapshot is restored to a copy, the right t3 started on it, somebody logs in and loads the history.
 //! It measures what a user would wait for (RTO) and lose (RPO), and never goes near the live instance.
 
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::Connection;
 
+use super::hands::Hands;
 use super::manifest::{DrillFailure, Drilled, Manifest};
+use super::tree::unwritable;
 use super::{Section, Snapshot, Tree, prove};
 use crate::outcome::{Failure, NotDone, Reason, RestoreStep};
 use crate::t3::cli::Cli;
@@ -28,22 +31,43 @@ const LABEL: &str = "t3-prober drill";
 const LIMITS: Limits = Limits { request: Duration::from_secs(60), command: Duration::from_secs(30) };
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
+/// A trial of a restored copy, as whoever the data belongs to carries it out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Trying {
+    /// The trial's own directory, with the copy in it under the name of [`COPY`].
+    pub dir: PathBuf,
+    /// Whose data it is: t3 never runs as anybody else.
+    pub owner: u32,
+    pub manifest: Manifest,
+    pub t3: t3::Section,
+    pub start_timeout: Duration,
+    pub stop_timeout: Duration,
+}
+
+/// What a trial came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tried {
+    /// The version that it was tried with.
+    pub version: Option<Version>,
+    /// From the copy to the loaded history.
+    pub total: Duration,
+    /// Of these, t3 itself: its start, and its command.
+    pub t3: Duration,
+    pub failure: Option<DrillFailure>,
+}
+
+/// What the copy is called until it lies where t3 looks for it.
+const COPY: &str = "copy.sqlite";
+
 /// Where it went wrong.
 struct Broken(RestoreStep, Failure);
 
-/// How long the parts took that a user would wait for.
-#[derive(Default)]
-struct Clock {
-    total: Duration,
-    /// Of these, t3 itself: its start, and its command.
-    t3: Duration,
-}
-
-/// Drills and remembers the outcome beside the snapshot. `owner` is whose data it is: t3 never runs as anybody else.
+/// Drills and remembers the outcome beside the snapshot.
 pub async fn drill(
     section: &Section,
     t3: &t3::Section,
     owner: u32,
+    hands: &impl Hands,
     snapshot: &mut Snapshot,
     now: SystemTime,
 ) -> Result<Drilled, Failure> {
@@ -59,59 +83,127 @@ pub async fn drill(
         boxed: false,
         failure: None,
     };
-    match run(section, t3, owner, snapshot, now, &mut drilled.version).await {
-        Ok(clock) => {
-            drilled.restore = clock.total;
-            drilled.overhead = clock.total.saturating_sub(clock.t3);
+    match run(section, t3, owner, hands, snapshot, now).await {
+        Ok((copying, tried)) => {
+            drilled.version = tried.version;
+            drilled.failure = tried.failure;
+            if drilled.failure.is_none() {
+                drilled.restore = copying + tried.total;
+                drilled.overhead = drilled.restore.saturating_sub(tried.t3);
+            }
         }
-        Err(Broken(step, failure)) => {
-            drilled.failure = Some(DrillFailure { step, reason: failure.reason, detail: failure.detail });
-        }
+        Err(Broken(step, failure)) => drilled.failure = Some(failed(step, failure)),
     }
     snapshot.record(|proof| proof.drilled = Some(drilled.clone()))?;
     Ok(drilled)
 }
 
+fn failed(step: RestoreStep, Failure { reason, detail }: Failure) -> DrillFailure {
+    DrillFailure { step, reason, detail }
+}
+
+/// How long the copy took, and what the trial came to.
 async fn run(
     section: &Section,
     t3: &t3::Section,
     owner: u32,
+    hands: &impl Hands,
     snapshot: &mut Snapshot,
     now: SystemTime,
-    version: &mut Option<Version>,
-) -> Result<Clock, Broken> {
+) -> Result<(Duration, Tried), Broken> {
     let at = |step| move |failure| Broken(step, failure);
     let answer = prove(snapshot, now).map_err(at(RestoreStep::Verify))?;
     let manifest = answer
         .map_err(|defect| Failure::new(Reason::Corrupt, defect.to_string()))
         .and_then(|()| snapshot.manifest.clone().ok_or_else(|| Failure::new(Reason::Corrupt, "no manifest")))
         .map_err(at(RestoreStep::Verify))?;
-    let us = nix::unistd::geteuid().as_raw();
-    if owner != us {
-        let detail = format!("t3 runs only as the owner of the data, uid {owner}, and this is uid {us}");
-        return Err(Broken(RestoreStep::Check, Failure::new(Reason::WrongOwner, detail)));
-    }
-    let (program, running) = program_for(&manifest, t3).await.map_err(at(RestoreStep::Check))?;
-    *version = Some(running.clone());
-
     let tree = Tree::new(section, &manifest.user);
     // A take would sweep the copy away.
     let _turn = tree.prepare().map_err(at(RestoreStep::Copy))?;
     let begin = Instant::now();
-    let scratch = restore_copy(&tree, snapshot, &manifest.user, now).map_err(at(RestoreStep::Copy))?;
-    let visible = Visible::of(&scratch.instance).map_err(at(RestoreStep::Copy))?;
-    let started = Instant::now();
-    let mut trial = scratch.start(&program, "127.0.0.1").map_err(at(RestoreStep::Start))?;
-    trial.ready(&scratch.instance, section.start_timeout).await.map_err(at(RestoreStep::Start))?;
-    let mut t3_itself = started.elapsed();
-    let guard = Guard::new(&t3::Section { command: program, ..t3.clone() });
-    let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, guard);
-    let loaded = log_in(&scratch.instance, &keepers, &manifest, &visible, &mut t3_itself).await;
-    loaded.map_err(|why| Broken(RestoreStep::Prove, failure_of(why)))?;
-    let clock = Clock { total: begin.elapsed(), t3: t3_itself };
-    trial.stop(section.stop_timeout).await.map_err(at(RestoreStep::Stop))?;
-    nothing_lost(&scratch.instance, &manifest).map_err(at(RestoreStep::Prove))?;
-    Ok(clock)
+    let room = Room::new(&tree, hands, now).map_err(at(RestoreStep::Copy))?;
+    room.bring(&snapshot.file, hands).map_err(at(RestoreStep::Copy))?;
+    let copying = begin.elapsed();
+    let order = Trying {
+        dir: room.0.clone(),
+        owner,
+        manifest,
+        t3: t3.clone(),
+        start_timeout: section.start_timeout,
+        stop_timeout: section.stop_timeout,
+    };
+    let tried = hands.try_out(order).await.map_err(at(RestoreStep::Check))?;
+    Ok((copying, tried))
+}
+
+/// The directory of a trial, gone when this is dropped.
+struct Room(PathBuf);
+
+impl Room {
+    fn new(tree: &Tree, hands: &impl Hands, now: SystemTime) -> Result<Self, Failure> {
+        if let Some(account) = hands.account() {
+            return tree.stage_dir(account).map(Self);
+        }
+        let dir = tree.new_file(now);
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| unwritable(&dir, &error))?;
+        Ok(Self(dir))
+    }
+
+    /// The restore itself: nothing but the database, no keys, no settings of the user (CONTRACT §11).
+    fn bring(&self, snapshot: &Path, hands: &impl Hands) -> Result<(), Failure> {
+        let to = self.0.join(COPY);
+        let copy = || {
+            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+            std::io::copy(&mut std::fs::File::open(snapshot)?, &mut &file)?;
+            match hands.account() {
+                Some((uid, gid)) => std::os::unix::fs::fchown(&file, Some(uid), Some(gid)),
+                None => Ok(()),
+            }
+        };
+        copy().map_err(|error: std::io::Error| unwritable(&to, &error))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Trying {
+    /// As the owner of the data.
+    pub async fn carry_out(self) -> Tried {
+        let mut tried = Tried::default();
+        if let Err(Broken(step, failure)) = self.run(&mut tried).await {
+            tried.failure = Some(failed(step, failure));
+        }
+        tried
+    }
+
+    async fn run(&self, tried: &mut Tried) -> Result<(), Broken> {
+        let at = |step| move |failure| Broken(step, failure);
+        let manifest = &self.manifest;
+        let (program, version) = program_for(manifest, &self.t3).await.map_err(at(RestoreStep::Check))?;
+        tried.version = Some(version);
+        let begin = Instant::now();
+        let scratch = Scratch::within(&self.dir, &manifest.user).and_then(|scratch| {
+            std::fs::rename(self.dir.join(COPY), scratch.instance.database())?;
+            Ok(scratch)
+        });
+        let scratch = scratch.map_err(|error| Broken(RestoreStep::Copy, unwritable(&self.dir, &error)))?;
+        let visible = Visible::of(&scratch.instance).map_err(at(RestoreStep::Copy))?;
+        let started = Instant::now();
+        let mut trial = scratch.start(&program, "127.0.0.1").map_err(at(RestoreStep::Start))?;
+        trial.ready(&scratch.instance, self.start_timeout).await.map_err(at(RestoreStep::Start))?;
+        tried.t3 = started.elapsed();
+        let guard = Guard::new(&t3::Section { command: program, ..self.t3.clone() });
+        let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, guard);
+        let loaded = log_in(&scratch.instance, &keepers, manifest, &visible, &mut tried.t3).await;
+        loaded.map_err(|why| Broken(RestoreStep::Prove, failure_of(why)))?;
+        tried.total = begin.elapsed();
+        trial.stop(self.stop_timeout).await.map_err(at(RestoreStep::Stop))?;
+        nothing_lost(&scratch.instance, manifest).map_err(at(RestoreStep::Prove))
+    }
 }
 
 /// The command of the version that ran when the snapshot was made; else of one that opens its level as it is.
@@ -131,27 +223,6 @@ async fn program_for(manifest: &Manifest, t3: &t3::Section) -> Result<(Vec<Strin
         Reason::CliMissing,
         format!("no t3 for level {} is installed: {}", manifest.level.level, reasons.join("; ")),
     ))
-}
-
-/// A base directory with nothing but the database in it: no keys, no settings of the user (CONTRACT §11).
-fn restore_copy(tree: &Tree, snapshot: &Snapshot, user: &str, now: SystemTime) -> Result<Scratch, Failure> {
-    let dir = tree.new_file(now);
-    let unwritable = |error: std::io::Error| {
-        let reason = match error.kind() {
-            std::io::ErrorKind::StorageFull => Reason::NoSpace,
-            _ => Reason::Unreadable,
-        };
-        Failure::new(reason, format!("cannot restore a copy to {}: {error}", dir.display()))
-    };
-    let scratch = Scratch::new(&dir, user).map_err(unwritable)?;
-    copy(&snapshot.file, &scratch.instance.database()).map_err(unwritable)?;
-    Ok(scratch)
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut copy = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    std::io::copy(&mut std::fs::File::open(from)?, &mut copy)?;
-    Ok(())
 }
 
 /// Somebody logs in with a credential of their own, and the app loads the history.

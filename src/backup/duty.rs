@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use super::hands::Hands;
 use super::{Drilled, Section, Snapshot, Standing, Tree, drill, due, prove, take};
 use crate::outcome::{BackupAct, BackupFailure, BackupRun, Failure, Reason};
 use crate::t3::http::Client;
@@ -14,10 +15,11 @@ use crate::t3::{self, Instance, descriptor};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One user, and what their snapshots need.
-pub struct Duty<'a> {
+pub struct Duty<'a, H> {
     pub section: &'a Section,
     pub t3: &'a t3::Section,
     pub instance: &'a Instance,
+    pub hands: &'a H,
 }
 
 /// An act that has ended, and the snapshot it was about as it is now.
@@ -27,7 +29,18 @@ pub struct Done {
     pub snapshot: Option<Snapshot>,
 }
 
-impl Duty<'_> {
+impl Done {
+    /// The snapshot of an act that went well.
+    pub fn into_snapshot(self) -> Result<Snapshot, Failure> {
+        match (self.run.failure, self.snapshot) {
+            (None, Some(snapshot)) => Ok(snapshot),
+            (Some(BackupFailure { reason, detail, .. }), _) => Err(Failure { reason, detail }),
+            (None, None) => Err(Failure::new(Reason::Unreadable, "there is no snapshot")),
+        }
+    }
+}
+
+impl<H: Hands> Duty<'_, H> {
     pub fn tree(&self) -> Tree {
         Tree::new(self.section, &self.instance.name)
     }
@@ -55,11 +68,13 @@ impl Duty<'_> {
 
     /// Takes a snapshot and looks at every byte of it: two acts, where the first one succeeds.
     pub async fn take(&self) -> Vec<Done> {
+        self.take_of(running_version(self.instance).await).await
+    }
+
+    /// The same where it is known which version has written the database.
+    pub async fn take_of(&self, version: Option<Version>) -> Vec<Done> {
         let clock = Instant::now();
-        let version = running_version(self.instance).await;
-        let (section, instance) = (self.section.clone(), self.instance.clone());
-        let work = move || take(&section, &instance, version.as_ref(), SystemTime::now());
-        let taken = blocking(work).await;
+        let taken = take(self.section, self.instance, self.hands, version.as_ref(), SystemTime::now()).await;
         let (snapshot, failure) = match taken {
             Ok(snapshot) => (Some(snapshot), None),
             Err(failure) => (None, Some(failure.into())),
@@ -91,7 +106,8 @@ impl Duty<'_> {
     pub async fn drill(&self, mut snapshot: Snapshot) -> Done {
         let clock = Instant::now();
         let now = SystemTime::now();
-        let drilled = drill::drill(self.section, self.t3, self.instance.uid, &mut snapshot, now).await;
+        let owner = self.instance.uid;
+        let drilled = drill::drill(self.section, self.t3, owner, self.hands, &mut snapshot, now).await;
         let name = snapshot.name();
         let failure = match drilled {
             Ok(Drilled { failure: None, .. }) => None,

@@ -99,6 +99,20 @@ impl Place {
         self.shift(|name| format!("{aside}/{name}"), str::to_owned)
     }
 
+    /// Brings back whatever lies aside, file by file; what has come into its place meanwhile goes to `since`.
+    pub fn replace_from(&self, aside: &str, since: &str) -> io::Result<()> {
+        for name in FILES {
+            let aside = self.pinned(&format!("{aside}/{name}"));
+            if fs::symlink_metadata(&aside).is_ok() {
+                if fs::symlink_metadata(self.pinned(name)).is_ok() {
+                    fs::rename(self.pinned(name), self.pinned(&format!("{since}/{name}")))?;
+                }
+                fs::rename(aside, self.pinned(name))?;
+            }
+        }
+        self.directory.sync_all()
+    }
+
     /// Whether the former database lies aside and another one is in its place.
     pub fn is_replaced(&self, aside: &str) -> bool {
         let there = |name: &str| fs::symlink_metadata(self.pinned(name)).is_ok();

@@ -4,17 +4,21 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::manifest::Content;
 use super::place::Place;
 use super::service::{Service, is_our_ancestor};
-use super::{Manifest, Section, Snapshot, prove};
+use super::{Manifest, Section, Snapshot, Tree, prove};
 use crate::outcome::{Failure, Reason, RestoreStep};
 use crate::t3::Instance;
 use crate::t3::schema::SchemaLevel;
 use crate::t3::version::Version;
 
+mod journal;
 mod plan;
 
+pub use journal::Journal;
 pub use plan::{Loss, Plan, written_since};
 
 /// A restore that is wanted.
@@ -66,20 +70,34 @@ impl Restore<'_> {
         let untouched = |step| move |failure| NotRestored { step, failure, former: Former::Untouched };
         let manifest = self.verified().map_err(untouched(RestoreStep::Verify))?;
         let place = self.checked(&manifest).map_err(untouched(RestoreStep::Check))?;
+        let tree = Tree::new(self.section, &self.instance.name);
+        if let Some(journal) = Journal::read(&tree).map_err(untouched(RestoreStep::Check))? {
+            let cut_off = Failure::new(
+                Reason::Locked,
+                format!("an earlier restore was cut off at {}: undo it first", journal.step),
+            );
+            return Err(untouched(RestoreStep::Check)(cut_off));
+        }
         let names = Names::at(self.now);
+        let journal = Journal::begin(&tree, self.snapshot.name(), names.clone(), self.now);
+        let mut journal = journal.map_err(untouched(RestoreStep::Copy))?;
         if let Err(failure) = self.copy(&place, &names, &manifest) {
             let _ = place.remove(&names.copy);
+            let _ = journal.end();
             return Err(untouched(RestoreStep::Copy)(failure));
         }
 
         let service = Service { section: self.section, instance: self.instance };
-        let mut step = RestoreStep::Stop;
-        match self.act(&place, &names, &service, &mut step, login).await {
+        match self.act(&place, &mut journal, &service, login).await {
             Ok(()) => Ok(Restored {
                 aside: place.path_of(&names.aside).is_dir().then(|| place.shown(&names.aside)),
             }),
             Err(failure) => {
-                let former = undo(step, &place, &names, &service).await;
+                let step = journal.step;
+                let former = undo(&mut journal, &place, &service).await;
+                if !matches!(former, Former::Lost { .. }) {
+                    let _ = journal.end();
+                }
                 Err(NotRestored { step, failure, former })
             }
         }
@@ -88,22 +106,24 @@ impl Restore<'_> {
     async fn act(
         &self,
         place: &Place,
-        names: &Names,
+        journal: &mut Journal,
         service: &Service<'_>,
-        step: &mut RestoreStep,
         login: impl AsyncFnOnce(&Instance) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        let moved = |error: std::io::Error| moving(place, &error);
+        journal.reach(RestoreStep::Stop)?;
         service.stop().await?;
-        *step = RestoreStep::PutAside;
-        place.put_aside(&names.aside).map_err(|error| moving(place, &error))?;
-        *step = RestoreStep::Place;
-        place.put_in_place(&names.copy).map_err(|error| moving(place, &error))?;
-        *step = RestoreStep::Start;
+        journal.reach(RestoreStep::PutAside)?;
+        place.put_aside(&journal.names.aside).map_err(moved)?;
+        journal.reach(RestoreStep::Place)?;
+        place.put_in_place(&journal.names.copy).map_err(moved)?;
+        journal.reach(RestoreStep::Start)?;
         service.start().await?;
-        *step = RestoreStep::Prove;
+        journal.reach(RestoreStep::Prove)?;
         login(self.instance).await?;
+        journal.end()?;
         // There was nothing to put aside.
-        place.remove_aside(&names.aside);
+        place.remove_aside(&journal.names.aside);
         Ok(())
     }
 
@@ -120,14 +140,8 @@ impl Restore<'_> {
     fn checked(&self, manifest: &Manifest) -> Result<Place, Failure> {
         let place = Place::open(self.instance)?;
         if is_our_ancestor(self.instance) {
-            let user = &self.instance.name;
-            let name = self.snapshot.name();
-            return Err(Failure::new(
-                Reason::Inside,
-                format!(
-                    "this runs inside the instance that it would stop; run it from outside: systemd-run --pipe t3-prober backup restore {user} --from {name} --yes"
-                ),
-            ));
+            let (user, name) = (&self.instance.name, self.snapshot.name());
+            return Err(inside(&format!("t3-prober backup restore {user} --from {name} --yes")));
         }
         let expected = self.version.as_ref().and_then(SchemaLevel::expected);
         match (&self.version, expected) {
@@ -163,17 +177,27 @@ impl Restore<'_> {
 
 /// Clears up after a restore that was begun at this time and killed: either its copy is in place as a whole, or what it
 /// had put aside is back. The instance must be stopped.
-pub fn clear_up(instance: &Instance, begun: SystemTime) -> Result<(), Failure> {
+pub fn clear_up(section: &Section, instance: &Instance, begun: SystemTime) -> Result<(), Failure> {
     let place = Place::open(instance)?;
     let names = Names::at(begun);
     if !place.is_replaced(&names.aside) {
         place.bring_back(&names.aside).map_err(|error| moving(&place, &error))?;
     }
     place.remove_aside(&names.aside);
-    place.remove(&names.copy).map_err(|error| moving(&place, &error))
+    place.remove(&names.copy).map_err(|error| moving(&place, &error))?;
+    Journal::forget(&Tree::new(section, &instance.name))
+}
+
+/// An agent of the user would stop the instance below which it runs, and itself half-way.
+fn inside(command: &str) -> Failure {
+    let detail = format!(
+        "this runs inside the instance that it would stop; run it from outside: systemd-run --pipe {command}"
+    );
+    Failure::new(Reason::Inside, detail)
 }
 
 /// Names in the user's directory that t3 does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Names {
     copy: String,
     aside: String,
@@ -186,14 +210,16 @@ impl Names {
     }
 }
 
-/// Undoes what was done up to and including `step`, which failed.
-async fn undo(step: RestoreStep, place: &Place, names: &Names, service: &Service<'_>) -> Former {
+/// Undoes what was done up to and including the step that failed.
+async fn undo(journal: &mut Journal, place: &Place, service: &Service<'_>) -> Former {
+    let (step, names) = (journal.step, journal.names.clone());
     let put_back = async {
         if step >= RestoreStep::Start {
             service.stop().await?;
         }
         if step >= RestoreStep::Place {
             place.clear().map_err(|error| moving(place, &error))?;
+            journal.reach(RestoreStep::PutAside)?;
         }
         if step >= RestoreStep::PutAside {
             place.bring_back(&names.aside).map_err(|error| moving(place, &error))?;

@@ -66,6 +66,10 @@ impl Service<'_> {
         tokio::net::TcpStream::connect(("127.0.0.1", self.instance.port)).await.is_ok()
     }
 
+    pub async fn is_stopped(&self) -> bool {
+        self.sign_of_life().await.is_none()
+    }
+
     /// What shows that the instance is not stopped.
     async fn sign_of_life(&self) -> Option<String> {
         let port = self.instance.port;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::backup::{Backup, StepResult};
 use tokio_rusqlite::rusqlite::{self, Connection, OpenFlags};
 
@@ -24,14 +25,14 @@ const STEPS_PER_FLUSH: usize = 16;
 const TRIES: usize = 3;
 
 /// What the copy holds, read in the same transaction as the copy was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     pub level: Level,
     pub fingerprint: Fingerprint,
 }
 
-/// Copies `database` to the new file `into`, readable by us alone, and waits until it is on disk. What fails leaves no
-/// file.
+/// Copies `database` to the file `into`, new and readable by us alone where there is none yet, and waits until it is on
+/// disk. What fails leaves no file that we may remove.
 pub fn copy(database: &Path, into: &Path, limit: Duration) -> Result<Copied, Failure> {
     let deadline = Instant::now() + limit;
     let mut tries = 0;
@@ -119,8 +120,10 @@ fn flushed<T>(
 fn create(into: &Path) -> Result<(File, Connection), Failure> {
     let file = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(into)
         .map_err(|error| unwritable(into, &error))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -38,12 +38,26 @@ impl Place {
     }
 
     fn take(&self) -> Result<Snapshot, Failure> {
-        take(&self.section, &self.instance(), Some(&VERSION), SystemTime::now())
+        taken(&self.section, &self.instance(), Some(&VERSION), SystemTime::now())
     }
 
     fn tree(&self) -> Tree {
         Tree::new(&self.section, "ann")
     }
+}
+
+/// By our own hands, from a test with or without a runtime.
+pub fn taken(
+    section: &Section,
+    instance: &Instance,
+    version: Option<&Version>,
+    now: SystemTime,
+) -> Result<Snapshot, Failure> {
+    let taking = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(take(section, instance, &Ourselves, version, now))
+    };
+    std::thread::scope(|scope| scope.spawn(taking).join()).expect("no panic")
 }
 
 fn instance(base_dir: &Path) -> Instance {
@@ -110,7 +124,7 @@ fn a_live_database_is_taken_with_its_wal() {
         .expect("tables");
     assert_eq!(fs::metadata(&database).expect("it").len(), 4096, "everything is in the WAL");
     let section = Section { dir: dir.path().join("backups"), ..Section::default() };
-    let snapshot = take(&section, &instance(dir.path()), None, SystemTime::now()).expect("a snapshot");
+    let snapshot = taken(&section, &instance(dir.path()), None, SystemTime::now()).expect("a snapshot");
     assert!(snapshot.name().ends_with("-level30-unknown"), "{}", snapshot.name());
     assert_eq!(flaw(&snapshot), None);
 }
@@ -248,8 +262,8 @@ fn a_directory_that_is_not_ours_alone_is_refused_and_an_unreadable_one_is_no_emp
 #[test]
 fn touching_a_file_refreshes_nothing() {
     let Some(place) = Place::new() else { return };
-    let taken = SystemTime::now() - Duration::from_secs(24 * 3600);
-    take(&place.section, &place.instance(), None, taken).expect("a snapshot");
+    let yesterday = SystemTime::now() - Duration::from_secs(24 * 3600);
+    taken(&place.section, &place.instance(), None, yesterday).expect("a snapshot");
     let snapshot = place.tree().list().expect("a list").remove(0);
     let touch = |path: &Path| {
         fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).expect("touch");
@@ -280,9 +294,10 @@ fn what_a_killed_take_left_never_counts_and_the_next_take_sweeps_it_up() {
 fn another_users_database_behind_a_symlink_is_not_taken() {
     let Some(place) = Place::new() else { return };
     let stranger = Instance { uid: place.instance().uid + 1, ..place.instance() };
-    let refused = take(&place.section, &stranger, None, SystemTime::now()).expect_err("not theirs");
+    let refused = taken(&place.section, &stranger, None, SystemTime::now()).expect_err("not theirs");
     assert_eq!(refused.reason, Reason::WrongOwner);
-    assert!(!place.section.dir.exists());
+    assert_eq!(place.tree().list().expect("a list"), []);
+    assert_eq!(place.tree().half_written().expect("a list"), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -301,7 +316,7 @@ fn what_is_no_database_of_t3_is_not_taken() {
     let database = dir.path().join("userdata/state.sqlite");
     fs::create_dir(dir.path().join("userdata")).expect("a directory");
     let attempt = || {
-        take(&section, &instance(dir.path()), None, SystemTime::now()).expect_err("nothing to take").reason
+        taken(&section, &instance(dir.path()), None, SystemTime::now()).expect_err("nothing to take").reason
     };
     assert_eq!(attempt(), Reason::Unreadable);
     fs::write(&database, "not a database, but long enough to be mistaken for one").expect("garbage");

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -86,8 +86,9 @@ impl Tree {
         Self { dir: section.dir.join(user) }
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Where something that is no snapshot lies beside them.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Every snapshot that counts, oldest first; none where there is no directory yet.
@@ -155,6 +156,11 @@ impl Tree {
 
     /// Removes what killed takes left behind: unfinished files, and manifests without their data.
     pub fn sweep(&self) -> Result<(), Failure> {
+        for path in fs::read_dir(self.stage()).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&self.mark())) {
+                discard(&path)?;
+            }
+        }
         for path in self.files()? {
             let stem = path
                 .file_name()
@@ -166,9 +172,7 @@ impl Tree {
             };
             let is_orphan = path.extension().is_some_and(|extension| extension == "json") && !data.exists();
             if is_orphan || is_unfinished(&path) {
-                // A drill that was killed leaves a directory.
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(|error| unwritable(&path, &error))?;
+                discard(&path)?;
             }
         }
         Ok(())
@@ -184,6 +188,52 @@ impl Tree {
     /// Where the copy is written to until it is whole.
     pub fn new_file(&self, now: SystemTime) -> PathBuf {
         self.dir.join(format!("{}{UNFINISHED}", compact(now)))
+    }
+
+    /// An empty file that the user may write, though not find: for a copy that is made by the user's own hands. It lies
+    /// in a directory that nobody can list, under a name that nobody can guess.
+    pub fn stage_file(&self) -> Result<PathBuf, Failure> {
+        let path = self.staged()?;
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let made = made.and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o666)));
+        made.map_err(|error| unwritable(&path, &error))?;
+        Ok(path)
+    }
+
+    /// A directory of the user's own, for a trial on a restored copy.
+    pub fn stage_dir(&self, (uid, gid): (u32, u32)) -> Result<PathBuf, Failure> {
+        let path = self.staged()?;
+        let made =
+            DirBuilder::new().mode(0o700).create(&path).and_then(|()| chown(&path, Some(uid), Some(gid)));
+        made.map_err(|error| unwritable(&path, &error))?;
+        Ok(path)
+    }
+
+    /// Takes back what the user could write.
+    pub fn close(&self, file: &Path) -> Result<(), Failure> {
+        let ours = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(file, ours).map_err(|error| unwritable(file, &error))
+    }
+
+    fn staged(&self) -> Result<PathBuf, Failure> {
+        let stage = self.stage();
+        if !stage.exists() {
+            let mode = fs::Permissions::from_mode(0o711);
+            let made = DirBuilder::new().mode(0o711).create(&stage);
+            // Whatever the umask.
+            made.and_then(|()| fs::set_permissions(&stage, mode))
+                .map_err(|error| unwritable(&stage, &error))?;
+        }
+        Ok(stage.join(format!("{}{:032x}{UNFINISHED}", self.mark(), rand::random::<u128>())))
+    }
+
+    fn stage(&self) -> PathBuf {
+        self.dir.with_file_name(".staging")
+    }
+
+    /// What this user's staged files begin with; no user's name has a dot.
+    fn mark(&self) -> String {
+        format!("{}.", self.dir.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// Gives a whole copy its name. The last rename is what makes it count.
@@ -228,6 +278,13 @@ fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemT
         newer > 0 && Some(*index) != newest_verified && (newer >= keep || too_old)
     };
     snapshots.iter().enumerate().filter(is_expired).map(|(_, snapshot)| snapshot).collect()
+}
+
+/// A drill that was killed leaves a directory. No link is followed.
+fn discard(path: &Path) -> Result<(), Failure> {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(|error| unwritable(path, &error))
 }
 
 fn is_unfinished(path: &Path) -> bool {

@@ -8,8 +8,10 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::exit;
+use crate::backup::restore::Journal;
 use crate::backup::{Done, Drilled, Duty, Snapshot, Tree};
 use crate::config::Config;
+use crate::helper::Rightful;
 use crate::inventory::{self, Target};
 use crate::outcome::{BackupAct, BackupRun, Flaw};
 use crate::probe::instance_of;
@@ -84,7 +86,8 @@ async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);
-        for done in duty(config, &instance).take().await {
+        let hands = hands(config, &instance)?;
+        for done in duty(config, &instance, &hands).take().await {
             answers.told(config, &done);
         }
     }
@@ -96,15 +99,21 @@ async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);
-        for done in duty(config, &instance).due(SystemTime::now()).await? {
+        let hands = hands(config, &instance)?;
+        for done in duty(config, &instance, &hands).due(SystemTime::now()).await? {
             answers.told(config, &done);
         }
     }
     Ok(answers.exit())
 }
 
-fn duty<'a>(config: &'a Config, instance: &'a Instance) -> Duty<'a> {
-    Duty { section: &config.backup, t3: &config.t3, instance }
+fn duty<'a>(config: &'a Config, instance: &'a Instance, hands: &'a Rightful<'a>) -> Duty<'a, Rightful<'a>> {
+    Duty { section: &config.backup, t3: &config.t3, instance, hands }
+}
+
+/// Root gives itself up before it touches anything of a user's.
+fn hands<'a>(config: &'a Config, instance: &Instance) -> anyhow::Result<Rightful<'a>> {
+    Rightful::of(config, instance).map_err(|why| anyhow::anyhow!("cannot act as {}: {why}", instance.name))
 }
 
 /// A service that runs takes what was done into its metrics; without one there is no spool, and nobody to tell.
@@ -125,6 +134,14 @@ fn list(whom: &Whom, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         for path in tree.half_written().context("cannot list snapshots")? {
             let _ = writeln!(text, "{}: {} [{}]", target.user, path.display(), Flaw::HalfWritten);
         }
+        if let Some(cut_off) = Journal::read(&tree)? {
+            let user = &target.user;
+            let _ = writeln!(
+                text,
+                "{user}: a restore was cut off at {}; `t3-prober backup restore {user} --yes` undoes it first",
+                cut_off.step
+            );
+        }
         for snapshot in tree.list().context("cannot list snapshots")? {
             let _ = writeln!(text, "{}: {}", target.user, told(&snapshot));
             all.push(serde_json::json!({
@@ -144,7 +161,8 @@ async fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitC
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);
-        let duty = duty(config, &instance);
+        let hands = hands(config, &instance)?;
+        let duty = duty(config, &instance, &hands);
         for path in duty.tree().half_written()? {
             answers.bad(
                 target.user.as_str(),
@@ -169,7 +187,8 @@ async fn drill(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);
-        let duty = duty(config, &instance);
+        let hands = hands(config, &instance)?;
+        let duty = duty(config, &instance, &hands);
         match duty.tree().list()?.pop() {
             None => answers.nothing(target.user.as_str(), "there is no snapshot"),
             Some(snapshot) => answers.told(config, &duty.drill(snapshot).await),

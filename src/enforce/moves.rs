@@ -11,7 +11,8 @@ use super::links::Links;
 use super::plan::{Deferred, Presence};
 use super::proof::{Prover, is_stopped};
 use crate::backup::service::Service;
-use crate::backup::{self, Snapshot, Tree};
+use crate::backup::{self, Done, Duty, Snapshot, Tree};
+use crate::helper::Rightful;
 use crate::config::Config;
 use crate::inventory::Target;
 use crate::outcome::{Deferral, Failure, Outcome, Reason, Run};
@@ -138,16 +139,13 @@ impl Moves<'_> {
     pub async fn copy(&self, target: &Target, version: Option<&Version>) -> Result<Snapshot, Failure> {
         let deadline = tokio::time::Instant::now() + TREE_PATIENCE;
         loop {
-            let (section, instance, version) = (self.service.clone(), instance_of(target), version.cloned());
-            let work = move || {
-                let mut snapshot = backup::take(&section, &instance, version.as_ref(), SystemTime::now())?;
-                let verified = backup::prove(&mut snapshot, SystemTime::now())?;
-                verified.map_err(|defect| Failure::new(Reason::Corrupt, defect.to_string()))?;
-                Ok(snapshot)
-            };
-            let taken = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-                Err(Failure::new(Reason::Panicked, format!("taking a snapshot: {error}")))
-            });
+            let instance = instance_of(target);
+            let hands = Rightful::of(self.config, &instance).map_err(|why| Failure::new(Reason::Helper, why))?;
+            let (section, t3) = (&self.service, &self.config.t3);
+            let duty = Duty { section, t3, instance: &instance, hands: &hands };
+            let taken = Box::pin(duty.take_of(version.cloned())).await.pop().map(Done::into_snapshot);
+            let nothing = || Err(Failure::new(Reason::Panicked, "taking a snapshot came to nothing"));
+            let taken = taken.unwrap_or_else(nothing);
             match taken {
                 Err(failure)
                     if failure.reason == Reason::Locked && tokio::time::Instant::now() < deadline =>

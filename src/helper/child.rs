@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::Account;
+use crate::backup::{Copying, Trying};
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::access::wire::Reply;
 use crate::t3::cli::Verb;
@@ -32,6 +33,10 @@ pub enum Task {
     Command { verb: Verb, flags: Vec<String>, limit: Duration },
     /// A look at the database.
     Inspect,
+    /// A consistent copy of the database, into a file that was made for it.
+    Copy(Copying),
+    /// A trial of a restored copy.
+    TryOut(Box<Trying>),
 }
 
 pub fn run() -> ExitCode {
@@ -84,11 +89,13 @@ impl Task {
                 let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
                 guard.run(&mut Client::new(instance, &trace), *verb, &flags, *limit).await.map(Value::String)
             }
-            Self::Inspect => {
-                let found = state::inspect(&instance.database()).await;
-                serde_json::to_value(found)
-                    .map_err(|error| Failure::new(Reason::Malformed, error.to_string()).into())
-            }
+            Self::Inspect => answer(&state::inspect(&instance.database()).await),
+            Self::Copy(order) => answer(&order.carry_out(instance)?),
+            Self::TryOut(order) => answer(&order.as_ref().clone().carry_out().await),
         }
     }
+}
+
+fn answer(value: &impl Serialize) -> Result<Value, NotDone> {
+    serde_json::to_value(value).map_err(|error| Failure::new(Reason::Malformed, error.to_string()).into())
 }

@@ -10,9 +10,11 @@ use tokio::time::{Instant, timeout};
 use super::as_user::{AsUser, Children, plain};
 use super::caller::Caller;
 use super::child::Task;
+use super::owner::Owner;
+use crate::backup::Duty;
 use crate::config::Config;
 use crate::inventory::{Admitted, NotAdmitted, Roster};
-use crate::outcome::{Failure, NotDone, Reason};
+use crate::outcome::{BackupAct, Failure, NotDone, Reason, Skip};
 use crate::t3::Instance;
 use crate::t3::access::wire::{End, EnvPort, Inspections, Reply, Request};
 use crate::t3::cli::Verb;
@@ -100,6 +102,12 @@ impl<'a> Verbs<'a> {
                 Ok((value(&Inspections::from([(admitted.user.to_string(), found)])), Vec::new()))
             }
             Request::Inspect { user: None, .. } => Ok((value(&self.inspect_all(&roster).await), Vec::new())),
+            Request::Snapshot { user, .. } => {
+                Ok((self.snapshot(&roster.admit(user)?, BackupAct::Take).await, Vec::new()))
+            }
+            Request::Verify { user, .. } => {
+                Ok((self.snapshot(&roster.admit(user)?, BackupAct::Verify).await, Vec::new()))
+            }
             Request::Port { user } => {
                 let port = roster.env_port(user)?.get();
                 Ok((value(&EnvPort { port }), Vec::new()))
@@ -125,6 +133,29 @@ impl<'a> Verbs<'a> {
             }
         };
         Ok((done, keepers.take_cpu()))
+    }
+
+    /// The tree is root's; what is copied into it is read by the owner.
+    async fn snapshot(&self, admitted: &Admitted, act: BackupAct) -> Result<Value, NotDone> {
+        let instance = AsUser::new(admitted, self.config, &self.children).instance();
+        let hands = Owner::new(self.config, admitted, &self.children);
+        let config = self.config;
+        let duty = Duty { section: &config.backup, t3: &config.t3, instance: &instance, hands: &hands };
+        let done = if act == BackupAct::Take {
+            duty.take().await.pop()
+        } else {
+            match duty.tree().list()?.pop() {
+                Some(newest) => Some(duty.verify(newest).await),
+                None => None,
+            }
+        };
+        let run = done.map(|done| done.run).ok_or_else(|| {
+            NotDone::skipped(Skip::NotConfigured, format!("there is no snapshot of {}", instance.name))
+        })?;
+        match run.failure {
+            None => value(&run),
+            Some(failure) => Err(Failure::new(failure.reason, failure.detail).into()),
+        }
     }
 
     async fn inspect(&self, admitted: &Admitted, limit: Duration) -> Result<Inspection, NotDone> {

@@ -19,5 +19,9 @@ words! {
         Inspect = "inspect",
         /// Name the port in a user's env file, and nothing else of that file.
         Port = "port",
+        /// Take a snapshot of a user's database, as its owner, into root's tree.
+        Snapshot = "snapshot",
+        /// Look at every byte of a user's newest snapshot.
+        Verify = "verify",
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
-use crate::backup::{self, Duty, Standing};
+use crate::backup::{self, Duty, Ourselves, Standing};
 use crate::inventory::{Target, Watch};
 use crate::metrics::{Metrics, Snapshots};
 use crate::outcome::BackupRun;
@@ -120,7 +120,7 @@ impl Keeper {
     /// Answers whether all that was due for this user went well.
     async fn attend(&self, target: &Target) -> bool {
         let instance = instance_of(target);
-        let duty = Duty { section: &self.section, t3: &self.t3, instance: &instance };
+        let duty = Duty { section: &self.section, t3: &self.t3, instance: &instance, hands: &Ourselves };
         match duty.due(SystemTime::now()).await {
             Ok(done) => {
                 let well = done.iter().all(|done| done.run.failure.is_none());

@@ -27,11 +27,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// More than a server says between its start and the error that ends it.
 const LAST_WORDS: usize = 64 * 1024;
 
-/// A directory that a trial run lives in: base directory, home and working directory, gone when this is dropped.
+/// A directory that a trial run lives in: base directory, home and working directory. Whoever made it removes it.
 pub struct Scratch {
     dir: PathBuf,
     pub instance: Instance,
-    is_ours: bool,
 }
 
 /// A running `t3 serve`, killed with everything it started when this is dropped.
@@ -42,21 +41,12 @@ pub struct Trial {
 }
 
 impl Scratch {
-    /// Makes an empty one at `dir`, for a server on a port that is free at this moment.
-    pub fn new(dir: &Path, name: &str) -> io::Result<Self> {
-        Self::make(dir, name, true)
-    }
-
-    /// One in a directory that is somebody else's to remove, with whatever lies in it.
+    /// One in that directory, with whatever lies in it, for a server on a port that is free at this moment.
     pub fn within(dir: &Path, name: &str) -> io::Result<Self> {
-        Self::make(dir, name, false)
-    }
-
-    fn make(dir: &Path, name: &str, is_ours: bool) -> io::Result<Self> {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let uid = nix::unistd::geteuid().as_raw();
         let instance = Instance { name: name.to_owned(), port, base_dir: dir.join("base"), uid };
-        let scratch = Self { dir: dir.to_path_buf(), instance, is_ours };
+        let scratch = Self { dir: dir.to_path_buf(), instance };
         for inner in ["base/userdata", "home", "work"] {
             fs::create_dir_all(dir.join(inner))?;
         }
@@ -100,14 +90,6 @@ impl Scratch {
             .stderr(Stdio::null());
         let child = child.spawn().map_err(|error| missing(format!("cannot start {command}: {error}")))?;
         Ok(Trial { group: Group::of(&child), child, log })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if self.is_ours {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
     }
 }
 

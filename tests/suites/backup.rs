@@ -1,5 +1,8 @@
 //! Snapshots, drills and restores, with the real program against the stand-in t3 and databases of real servers.
 
+mod cut_off;
+mod service;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 mod deploy;
 mod privilege;
 mod refusals;
+mod snapshots;
 mod trouble;
 
 use std::time::Duration;
@@ -20,7 +21,7 @@ struct World {
     host: Host,
 }
 
-const ALL: &str = "mint revoke labelled inspect port";
+const ALL: &str = "mint revoke labelled inspect port snapshot verify";
 
 impl World {
     /// `None` where root is left out.
@@ -30,6 +31,7 @@ impl World {
             let install = host.install("0.0.24", &[]);
             let (mut ann, prober) = (host.user(), host.caller(ALL));
             ann.serve(&install);
+            host.extra = format!("[backup]\ndir = \"{}\"\n", host.path("backups").display());
             host.start_helper();
             Self { ann, prober, host }
         })

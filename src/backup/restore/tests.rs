@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_rusqlite::rusqlite::Connection;
 
 use super::*;
-use crate::backup::take;
+use crate::backup::tests::taken;
 use crate::{fixtures, writer};
 
 const VERSION: Version = Version::new(0, 0, 24);
@@ -42,7 +42,7 @@ impl World {
         let port = port.expect("a port").port();
         let uid = nix::unistd::geteuid().as_raw();
         let instance = Instance { name: "ann".to_owned(), port, base_dir: dir.path().to_path_buf(), uid };
-        let snapshot = take(&section, &instance, Some(&VERSION), now).expect("a snapshot");
+        let snapshot = taken(&section, &instance, Some(&VERSION), now).expect("a snapshot");
         let server = writer::open(&database);
         let later = [database.clone(), database.with_file_name("state.sqlite-wal")].map(|path| {
             let content = fs::read(&path).expect("a file of the server");
@@ -167,6 +167,49 @@ async fn a_restore_that_fails_at_any_step_leaves_the_former_state_in_its_place()
 }
 
 #[tokio::test]
+async fn what_a_killed_restore_left_half_done_is_undone_wherever_it_was_cut_off() {
+    let Some(world) = World::new() else { return };
+    let before = world.content();
+    let tree = Tree::new(&world.section, "ann");
+    let place = Place::open(&world.instance).expect("the directory");
+    let names = world.names();
+    let main_moved =
+        || fs::rename(place.shown("state.sqlite"), place.shown(&names.aside).join("state.sqlite"));
+    let all_moved = || place.put_aside(&names.aside);
+    let placed = || all_moved().and_then(|()| place.put_in_place(&names.copy));
+    let cases: [(RestoreStep, &dyn Fn() -> std::io::Result<()>); 7] = [
+        (RestoreStep::Copy, &|| Ok(())),
+        (RestoreStep::Stop, &|| Ok(())),
+        (RestoreStep::PutAside, &main_moved),
+        (RestoreStep::PutAside, &all_moved),
+        (RestoreStep::Place, &all_moved),
+        (RestoreStep::Place, &placed),
+        (RestoreStep::Prove, &placed),
+    ];
+    for (step, moves) in cases {
+        let mut journal =
+            Journal::begin(&tree, world.snapshot.name(), names.clone(), world.now).expect("a journal");
+        place.bring(&world.snapshot.file, &names.copy).expect("a copy");
+        place.make_aside(&names.aside).expect("a directory");
+        journal.reach(step).expect("written");
+        moves().expect("moved");
+        drop(journal);
+
+        let cut_off = Journal::read(&tree).expect("readable").expect("a journal");
+        assert_eq!((cut_off.step, &cut_off.names), (step, &names));
+        cut_off.undo(&world.section, &world.instance, world.now).await.expect("undone");
+
+        assert_eq!(Journal::read(&tree).expect("readable"), None, "{step}");
+        // What the killed run had put in place is not deleted: nobody knows who has written it since.
+        let since =
+            world.userdata().join(format!("aside-{}-cut-off", crate::backup::tree::compact(world.now)));
+        assert!(!since.exists() || step >= RestoreStep::Place, "{step}");
+        let _ = fs::remove_dir_all(since);
+        assert!(world.content() == before, "cut off at {step}");
+    }
+}
+
+#[tokio::test]
 async fn an_instance_that_does_not_stop_is_not_restored_over() {
     let Some(mut world) = World::new() else { return };
     let listener = std::net::TcpListener::bind(("127.0.0.1", world.instance.port)).expect("the port");
@@ -179,6 +222,21 @@ async fn an_instance_that_does_not_stop_is_not_restored_over() {
     assert!(failed.failure.detail.contains("still has the database open"), "{failed}");
     drop(holder);
     world.restore(Ok(())).await.expect("restored");
+}
+
+#[tokio::test]
+async fn a_restore_from_inside_the_instance_is_refused_with_the_command_that_does_it_from_outside() {
+    let Some(mut world) = World::new() else { return };
+    let us = std::process::id();
+    // Our own process is the instance: whoever looks from here looks from inside.
+    let started = humantime::format_rfc3339_millis(SystemTime::now());
+    let runtime = format!(r#"{{"version":1,"pid":{us},"startedAt":"{started}"}}"#);
+    fs::write(world.userdata().join("server-runtime.json"), runtime).expect("server-runtime.json");
+    let refused = world.fails_at(RestoreStep::Check).await;
+    assert_eq!(refused.failure.reason, Reason::Inside, "{refused}");
+    let command =
+        format!("systemd-run --pipe t3-prober backup restore ann --from {} --yes", world.snapshot.name());
+    assert!(refused.to_string().contains(&command), "{refused}");
 }
 
 #[tokio::test]
@@ -207,7 +265,7 @@ async fn a_snapshot_that_the_running_version_cannot_use_is_refused() {
     }
     let newer = Instance { base_dir: other, ..world.instance.clone() };
     let later = world.now + Duration::from_secs(1);
-    world.snapshot = take(&world.section, &newer, None, later).expect("a snapshot");
+    world.snapshot = taken(&world.section, &newer, None, later).expect("a snapshot");
     let failed = world.fails_at(RestoreStep::Check).await;
     assert_eq!(failed.failure.reason, Reason::SchemaAhead);
 }

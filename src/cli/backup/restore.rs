@@ -6,9 +6,9 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 
 use super::super::exit;
-use super::{Whom, duty, tell_serve};
+use super::{Whom, duty, hands, tell_serve};
 use crate::backup::repair;
-use crate::backup::restore::{NotRestored, Plan, Restore};
+use crate::backup::restore::{Journal, NotRestored, Plan, Restore};
 use crate::backup::{Snapshot, Tree, running_version};
 use crate::config::Config;
 use crate::outcome::{
@@ -81,7 +81,8 @@ async fn repair(
     }
     let clock = Instant::now();
     let mut kept = None;
-    for done in duty(config, instance).take().await {
+    let hands = hands(config, instance)?;
+    for done in duty(config, instance, &hands).take().await {
         tell_serve(config, &done.run);
         if let Some(failure) = done.run.failure {
             anyhow::bail!("nothing was changed: {}", failure.detail);
@@ -132,6 +133,16 @@ async fn full(
     version: Option<Version>,
 ) -> anyhow::Result<ExitCode> {
     let tree = Tree::new(&config.backup, &instance.name);
+    if let Some(cut_off) = Journal::read(&tree)? {
+        let (name, step, of) = (&instance.name, cut_off.step, cut_off.snapshot.clone());
+        println!("{name}: an earlier restore, from {of}, was cut off at {step}; it is undone first");
+        if !args.yes {
+            return Ok(dry());
+        }
+        let undone = cut_off.undo(&config.backup, instance, SystemTime::now()).await;
+        undone.context("the restore that was cut off is not undone")?;
+        println!("{name}: the former state is back in its place");
+    }
     let snapshot = match &args.from {
         Some(name) => {
             tree.find(name)?.with_context(|| format!("no snapshot '{name}'; see `t3-prober backup list`"))?

@@ -74,7 +74,7 @@ impl Moves<'_> {
         let mut returned = Returned::default();
         if self.was_linked(ledger, entry) {
             if let Some(begun) = entry.restoring {
-                restore::clear_up(&instance, begun)?;
+                restore::clear_up(&self.service, &instance, begun)?;
             }
             self.links.set(user, from).map_err(|error| unlinked(user, &error))?;
             self.note_if_possible(ledger, user, MoveStep::Unlinked);

@@ -47,6 +47,14 @@ pub enum Request {
     Port {
         user: String,
     },
+    Snapshot {
+        user: String,
+        limit: Duration,
+    },
+    Verify {
+        user: String,
+        limit: Duration,
+    },
 }
 
 /// What the helper answers. Its `Debug` shows no value, which may be a credential.
@@ -103,6 +111,8 @@ impl Request {
             Self::Labelled { .. } => HelperVerb::Labelled,
             Self::Inspect { .. } => HelperVerb::Inspect,
             Self::Port { .. } => HelperVerb::Port,
+            Self::Snapshot { .. } => HelperVerb::Snapshot,
+            Self::Verify { .. } => HelperVerb::Verify,
         }
     }
 
@@ -112,7 +122,9 @@ impl Request {
             Self::Mint { user, .. }
             | Self::Revoke { user, .. }
             | Self::Labelled { user, .. }
-            | Self::Port { user } => Some(user),
+            | Self::Port { user }
+            | Self::Snapshot { user, .. }
+            | Self::Verify { user, .. } => Some(user),
             Self::Inspect { user, .. } => user.as_deref(),
         }
     }
@@ -123,7 +135,7 @@ impl Request {
             Self::Mint { limits, .. } | Self::Revoke { limits, .. } | Self::Labelled { limits, .. } => {
                 limits.whole()
             }
-            Self::Inspect { limit, .. } => *limit,
+            Self::Inspect { limit, .. } | Self::Snapshot { limit, .. } | Self::Verify { limit, .. } => *limit,
             Self::Port { .. } => Duration::from_secs(2),
         }
     }

@@ -27,7 +27,12 @@ fn names_that_are_not_mapped_users_are_refused_by_every_verb() {
     ];
     for (name, why) in names {
         let port = json!({ "verb": "port", "user": name });
-        for request in [mint(name), labelled(name), revoke(name, "x"), inspect(Some(name)), port] {
+        let limit = json!({ "secs": 5, "nanos": 0 });
+        let snapshot = json!({ "verb": "snapshot", "user": name, "limit": limit });
+        let verify = json!({ "verb": "verify", "user": name, "limit": limit });
+        for request in
+            [mint(name), labelled(name), revoke(name, "x"), inspect(Some(name)), port, snapshot, verify]
+        {
             refused(&world.ask(&request), why);
         }
     }

@@ -1,0 +1,111 @@
+//! Hands of the owner: root has a child of its own become the user, and that child reads the user's database and runs
+//! t3 on restored copies.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::as_user::{AsUser, Children, plain};
+use super::child::Task;
+use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
+use crate::config::Config;
+use crate::inventory::{Admitted, Roster};
+use crate::outcome::{Failure, NotDone, Reason};
+use crate::t3::Instance;
+
+/// Beyond the limits that the work has itself.
+const GRACE: Duration = Duration::from_secs(5);
+/// Loading a large history, twice; beside t3's start and stop.
+const LOGIN: Duration = Duration::from_secs(240);
+
+/// A user, and the children that act as them.
+pub struct Owner<'a> {
+    config: &'a Config,
+    admitted: &'a Admitted,
+    children: &'a Children,
+}
+
+/// Whoever has the right to one user's data: we, where it is ours, else the owner.
+pub enum Rightful<'a> {
+    Ourselves(Ourselves),
+    Owner { config: &'a Config, admitted: Box<Admitted>, children: Children },
+}
+
+impl<'a> Owner<'a> {
+    pub fn new(config: &'a Config, admitted: &'a Admitted, children: &'a Children) -> Self {
+        Self { config, admitted, children }
+    }
+
+    async fn perform<T: DeserializeOwned>(&self, task: Task, limit: Duration) -> Result<T, Failure> {
+        let as_user = AsUser::new(self.admitted, self.config, self.children);
+        let done = as_user.perform(task, limit).await;
+        self.children.sweep().await;
+        let value = done.map_err(|why| match why {
+            NotDone::Failed(failure) => failure,
+            NotDone::Skipped { detail, .. } => Failure::new(Reason::Helper, detail),
+        })?;
+        serde_json::from_value(value)
+            .map_err(|_| Failure::new(Reason::Malformed, "the child's answer is not of this version's form"))
+    }
+}
+
+impl Hands for Owner<'_> {
+    fn account(&self) -> Option<(u32, u32)> {
+        Some((self.admitted.uid, self.admitted.gid))
+    }
+
+    async fn copy(&self, _instance: &Instance, order: Copying) -> Result<Copied, Failure> {
+        let limit = order.limit + GRACE;
+        let mut copied: Copied = self.perform(Task::Copy(order), limit).await?;
+        copied.level.name = plain(&copied.level.name);
+        Ok(copied)
+    }
+
+    async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
+        let limit = order.start_timeout + order.stop_timeout + LOGIN;
+        let mut tried: Tried = self.perform(Task::TryOut(Box::new(order)), limit).await?;
+        if let Some(failure) = &mut tried.failure {
+            failure.detail = plain(&failure.detail);
+        }
+        Ok(tried)
+    }
+}
+
+impl<'a> Rightful<'a> {
+    /// Root gives up what it is; everybody else has the rights they have.
+    pub fn of(config: &'a Config, instance: &Instance) -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() || instance.uid == 0 {
+            return Ok(Self::Ourselves(Ourselves));
+        }
+        let roster = Roster::read(&config.inventory).map_err(|error| error.to_string())?;
+        let admitted = Box::new(roster.admit(&instance.name).map_err(|error| error.to_string())?);
+        Ok(Self::Owner { config, admitted, children: Children::new()? })
+    }
+}
+
+impl Hands for Rightful<'_> {
+    fn account(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.account(),
+            Self::Owner { admitted, .. } => Some((admitted.uid, admitted.gid)),
+        }
+    }
+
+    async fn copy(&self, instance: &Instance, order: Copying) -> Result<Copied, Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.copy(instance, order).await,
+            Self::Owner { config, admitted, children } => {
+                Owner::new(config, admitted, children).copy(instance, order).await
+            }
+        }
+    }
+
+    async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.try_out(order).await,
+            Self::Owner { config, admitted, children } => {
+                Owner::new(config, admitted, children).try_out(order).await
+            }
+        }
+    }
+}

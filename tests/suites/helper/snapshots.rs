@@ -1,0 +1,99 @@
+//! Snapshots and drills of users' data by root, who never reads or runs anything of theirs itself.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{World, ended, failed};
+
+fn snapshot(user: &str) -> Value {
+    json!({ "verb": "snapshot", "user": user, "limit": { "secs": 60, "nanos": 0 } })
+}
+
+fn verify(user: &str) -> Value {
+    json!({ "verb": "verify", "user": user, "limit": { "secs": 60, "nanos": 0 } })
+}
+
+/// As root's timer runs it.
+fn backup(world: &World, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(&world.host.program);
+    command.arg("--config").arg(world.host.path("config.toml")).arg("backup").args(args);
+    let output = command.output().expect("the program runs");
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn roots_timer_reads_and_drills_as_the_owner_and_the_tree_is_closed_to_everybody_else() {
+    let Some(world) = World::new() else { return };
+    let (code, said) = backup(&world, &["due"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("verified") && said.contains("with t3 0.0.24 (not boxed)"), "{said}");
+
+    let name = &world.ann.name;
+    let strangers: Vec<_> = world
+        .ann
+        .files()
+        .into_iter()
+        .filter(|(path, _)| path.metadata().is_ok_and(|found| found.uid() != world.ann.uid))
+        .collect();
+    assert_eq!(strangers, [], "taking a snapshot left files that are not the owner's");
+    let tree = world.host.path("backups").join(name);
+    for entry in fs::read_dir(&tree).expect("the tree").flatten() {
+        let found = entry.metadata().expect("a file");
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o600), "{:?}", entry.path());
+    }
+    let staging = world.host.path("backups/.staging");
+    assert_eq!(fs::read_dir(&staging).expect("the staging").count(), 0, "nothing is left of the trial");
+    let shut = [format!("ls {}", tree.display()), format!("ls {}", staging.display())];
+    for command in shut {
+        assert!(!world.ann.shell(&command).status.success(), "{command}");
+    }
+    let standing = format!("cat {}.json", tree.display());
+    let read = world.prober.shell(&standing).stdout;
+    let read: Value = serde_json::from_slice(&read).expect("how the user stands");
+    assert_eq!((&read["count"], &read["proven"]["level"]), (&json!(1), &json!(30)), "{read}");
+    assert!(read["drilled"].is_object() && read["failing"] == json!([]), "{read}");
+}
+
+#[test]
+fn a_link_in_the_databases_place_brings_nobody_elses_data_into_the_tree() {
+    let Some(mut world) = World::new() else { return };
+    let mut bob = world.host.user();
+    bob.serve(&world.host.path("installs/0.0.24"));
+    world.host.configure();
+    world.ann.stop();
+    fs::remove_dir_all(world.ann.base_dir().join("userdata")).expect("gone");
+    fs::create_dir(world.ann.base_dir().join("userdata")).expect("a directory");
+    std::os::unix::fs::chown(world.ann.base_dir().join("userdata"), Some(world.ann.uid), Some(world.ann.gid))
+        .expect("owner");
+    symlink(bob.database(), world.ann.database()).expect("a link");
+    let name = world.ann.name.clone();
+    let (code, said) = backup(&world, &["take", &name]);
+    assert!(code == Some(1) && said.contains("[unreadable]"), "{said}");
+    // And where bob is careless.
+    for open in [bob.home.clone(), bob.base_dir(), bob.base_dir().join("userdata")] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    fs::set_permissions(bob.database(), fs::Permissions::from_mode(0o644)).expect("mode");
+    let (code, said) = backup(&world, &["take", &name]);
+    assert!(code == Some(1) && said.contains("[wrong_owner]"), "{said}");
+    failed(&world.ask(&snapshot(&name)), "wrong_owner");
+    let tree = fs::read_dir(world.host.path("backups").join(&name)).expect("the tree").flatten();
+    assert!(tree.map(|entry| entry.file_name()).all(|name| name == ".lock"), "something was taken");
+    assert_eq!(fs::read_dir(world.host.path("backups/.staging")).expect("the staging").count(), 0);
+}
+
+#[test]
+fn over_the_socket_a_snapshot_is_taken_and_verified_without_any_right_but_to_become_the_user() {
+    let Some(world) = World::new() else { return };
+    let name = &world.ann.name;
+    let answer = world.ask(&verify(name));
+    assert_eq!(ended(&answer), "skipped", "there is none yet: {answer}");
+    let answer = world.ask(&snapshot(name));
+    assert_eq!((ended(&answer), &answer["value"]["act"]), ("ok", &json!("verify")), "{answer}");
+    let (code, said) = backup(&world, &["list", name]);
+    assert!(code == Some(0) && said.contains("level30-0.0.24") && said.contains("verified"), "{said}");
+    assert_eq!(ended(&world.ask(&verify(name))), "ok");
+}
