@@ -25,11 +25,14 @@ use crate::serve::Signals;
 use self::edge::Edge;
 
 mod edge;
+mod supervisor;
 
 /// Who lives in the demo, and what they run: one is behind, as somebody always is.
 const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")];
-/// The build that a host-wide `t3` has become; the one that caused the outage.
+/// The build that a host-wide `t3` has become.
 const HOST_COMMAND: &str = "0.0.33";
+/// The build that caused the outage: its migrations touch nothing but the authentication tables.
+const CULPRIT: &str = "0.0.26";
 /// Where the front door is, or the next free port after it.
 const FRONT_DOOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
@@ -75,6 +78,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Err(error) => Err(error),
     };
     for instance in fleet {
+        // A restore may have started another one in its place.
+        supervisor::stop(&world.dir, instance.user).await;
         instance.stop().await;
     }
     ended
@@ -95,7 +100,7 @@ impl World {
 
     /// Starts the fleet, and waits until it answers. Whoever was started is in `fleet`, however this ends.
     async fn people(&self, fleet: &mut Vec<Instance>) -> anyhow::Result<()> {
-        for version in FLEET.iter().map(|(_, version)| *version) {
+        for version in FLEET.iter().map(|(_, version)| *version).chain([CULPRIT]) {
             self.install(version).await?;
         }
         for (user, version) in FLEET {
@@ -176,6 +181,20 @@ impl World {
     }
 
     fn configure(&self, fleet: &[Instance], listen: SocketAddr, door: SocketAddr) -> anyhow::Result<PathBuf> {
+        let units = fleet.iter().map(|Instance { user, version, port, .. }| supervisor::Unit {
+            user,
+            t3: self.t3(version),
+            port: *port,
+            base_dir: self.base_dir(user),
+        });
+        let supervisor = supervisor::write(&self.dir, &units.collect::<Vec<_>>())
+            .context("cannot write the demo's supervisor")?;
+        let command = |verb: &str| {
+            let words = [supervisor.display().to_string(), verb.to_owned(), "{user}".to_owned()];
+            toml::Value::Array(words.into_iter().map(toml::Value::from).collect())
+        };
+        let backups = self.dir.join("backups");
+        std::fs::create_dir(&backups).with_context(|| format!("cannot create {}", backups.display()))?;
         let mut table = serde_json::Map::new();
         for Instance { user, port, .. } in fleet {
             table.insert(identity(user), serde_json::json!({ "os_user": user, "port": port }));
@@ -214,6 +233,16 @@ impl World {
                 toml::Table::from_iter([
                     ("handshake_interval".to_owned(), "30s".into()),
                     ("front_interval".to_owned(), "15s".into()),
+                    ("state_interval".to_owned(), "5s".into()),
+                ])
+                .into(),
+            ),
+            (
+                "backup".to_owned(),
+                toml::Table::from_iter([
+                    ("dir".to_owned(), backups.display().to_string().into()),
+                    ("stop_command".to_owned(), command("stop")),
+                    ("start_command".to_owned(), command("start")),
                 ])
                 .into(),
             ),
@@ -280,12 +309,18 @@ Break something, in another terminal, and watch the page name it:
   {program} sim fault {dir}/home/ann/.t3 exchange-500 on
   {program} sim fault {dir}/home/bob/.t3 hang on
 
-Play the outage: a newer t3 mints on the database of a running older one.
-  {} auth pairing create --base-dir {} --json
+Play the outage: a newer t3 mints on the database of a running older one. Then bring cid back, with every message.
+  {culprit} auth pairing create --base-dir {cid} --json
+  {program} --config {config} backup restore cid --auth-only --yes
+
+Again, with a t3 that changes the history as well: only a snapshot helps. Without --yes it says what that would cost.
+  {host} auth pairing create --base-dir {cid} --json
+  {program} --config {config} backup restore cid --yes
 
 Ctrl-C stops the fleet and removes everything.",
-            self.t3(HOST_COMMAND).display(),
-            cid.display(),
+            culprit = self.t3(CULPRIT).display(),
+            host = self.t3(HOST_COMMAND).display(),
+            cid = cid.display(),
         );
         text
     }

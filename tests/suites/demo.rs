@@ -55,6 +55,13 @@ impl Demo {
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
+    fn until_page_lacks(&self, words: &str) {
+        wait_for(&format!("the end of '{words}'"), || {
+            let page = self.page("/").body;
+            (!page.is_empty() && !page.contains(words)).then_some(())
+        });
+    }
+
     fn until_page_says(&self, words: &str) {
         wait_for(words, || self.page("/").body.contains(words).then_some(()));
     }
@@ -123,7 +130,7 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
     let (code, said) = demo.run("hang on");
     assert_eq!(code, Some(0), "{said}");
     demo.until_page_says("<strong>bob</strong></a> fails at <code>reach</code>");
-    let (code, said) = demo.run("auth pairing create");
+    let (code, said) = demo.run("0.0.26/bin/t3 auth pairing create");
     assert!(code == Some(0) && said.contains("credential"), "{said}");
     demo.until_page_says("<strong>cid</strong></a> fails at <code>contract</code>");
     demo.until_page_says("schema_ahead");
@@ -134,6 +141,16 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
         said.contains("cid pulse failed(schema_ahead)") && said.contains("bob pulse failed(timeout)"),
         "{said}"
     );
+
+    let (code, said) = demo.run("backup restore cid --auth-only --yes");
+    assert!(code == Some(0) && said.contains("repaired; somebody logged in"), "{said}");
+    demo.until_page_lacks("<strong>cid</strong></a> fails");
+    let (code, said) = demo.run("0.0.33/bin/t3 auth pairing create");
+    assert!(code == Some(0) && said.contains("credential"), "{said}");
+    demo.until_page_says("<strong>cid</strong></a> fails at <code>contract</code>");
+    let (code, said) = demo.run("backup restore cid --yes");
+    assert!(code == Some(0) && said.contains("restored; somebody logged in"), "{said}");
+    demo.until_page_lacks("<strong>cid</strong></a> fails");
 
     interrupt(&demo.child);
     let ended = wait_for("the demo to end", || demo.child.try_wait().expect("a child"));

@@ -20,6 +20,7 @@ use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::t3::Instance;
 use crate::t3::access::Access;
+use crate::t3::schema::SchemaLevel;
 use crate::t3::state;
 use crate::t3::version::Version;
 
@@ -147,7 +148,7 @@ async fn full(
         Some(name) => {
             tree.find(name)?.with_context(|| format!("no snapshot '{name}'; see `t3-prober backup list`"))?
         }
-        None => newest(&tree)?,
+        None => newest(&tree, version.as_ref())?,
     };
     let now = SystemTime::now();
     print!("{}", Plan::of(&config.backup, instance, &snapshot, version.as_ref(), now)?);
@@ -180,10 +181,20 @@ async fn full(
     Ok(end(config, instance, BackupAct::Restore, clock, Some(snapshot.name()), failure))
 }
 
-fn newest(tree: &Tree) -> anyhow::Result<Snapshot> {
-    match tree.newest_verified()? {
-        Some(snapshot) => Ok(snapshot),
-        None => tree.list()?.pop().context("there is no snapshot"),
+/// The newest snapshot that is verified and that the instance's version can use; after the outage the newest one of all
+/// may be of the database as it was then.
+fn newest(tree: &Tree, version: Option<&Version>) -> anyhow::Result<Snapshot> {
+    let expected = version.and_then(SchemaLevel::expected);
+    let fits = |snapshot: &Snapshot| {
+        let level = snapshot.manifest.as_ref().map(|manifest| manifest.level.level);
+        level.is_some_and(|level| expected.is_none_or(|expected| level <= expected))
+    };
+    let mut fitting: Vec<_> = tree.list()?.into_iter().filter(fits).collect();
+    match fitting.iter().rposition(Snapshot::is_verified) {
+        Some(at) => Ok(fitting.swap_remove(at)),
+        None => fitting
+            .pop()
+            .context("there is no snapshot that this version could use; see `t3-prober backup list`"),
     }
 }
 
