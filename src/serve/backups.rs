@@ -109,7 +109,9 @@ impl Keeper {
                 if resting.contains_key(user) {
                     continue;
                 }
-                let Some(well) = stop.run_until_cancelled(self.attend(target)).await else { return };
+                // Boxed: it is large, and rarely under way.
+                let attending = Box::pin(self.attend(target));
+                let Some(well) = stop.run_until_cancelled(attending).await else { return };
                 if !well {
                     resting.insert(user.to_owned(), Instant::now() + REST);
                 }
