@@ -12,8 +12,8 @@ use super::plan::{Deferred, Presence};
 use super::proof::{Prover, is_stopped};
 use crate::backup::service::Service;
 use crate::backup::{self, Done, Duty, Snapshot, Tree};
-use crate::helper::Rightful;
 use crate::config::Config;
+use crate::helper::Rightful;
 use crate::inventory::Target;
 use crate::outcome::{Deferral, Failure, Outcome, Reason, Run};
 use crate::pause::{Pause, Pauses};
@@ -140,7 +140,8 @@ impl Moves<'_> {
         let deadline = tokio::time::Instant::now() + TREE_PATIENCE;
         loop {
             let instance = instance_of(target);
-            let hands = Rightful::of(self.config, &instance).map_err(|why| Failure::new(Reason::Helper, why))?;
+            let hands =
+                Rightful::of(self.config, &instance).map_err(|why| Failure::new(Reason::Helper, why))?;
             let (section, t3) = (&self.service, &self.config.t3);
             let duty = Duty { section, t3, instance: &instance, hands: &hands };
             let taken = Box::pin(duty.take_of(version.cloned())).await.pop().map(Done::into_snapshot);

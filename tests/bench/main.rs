@@ -12,7 +12,9 @@ mod outage;
 mod report;
 mod scrape;
 mod small;
+mod snapshot;
 mod sockets;
+mod state;
 mod tap;
 mod usage;
 mod visits;
@@ -40,6 +42,12 @@ const BENCHES: &[(&str, &str, fn())] = &[
         "a first visit through the front door, beside the instance's own answers (1 minute)",
         visits::run,
     ),
+    (
+        "snapshot",
+        "a snapshot of 200 MB under a writer beside VACUUM INTO, and a drill (1 minute)",
+        snapshot::run,
+    ),
+    ("state", "25 databases that change between two rounds: CPU of a look (2 minutes)", state::run),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];
 
