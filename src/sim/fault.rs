@@ -104,7 +104,7 @@ pub enum Fault {
     CliFails,
     /// Minting by command prints a credential that is not in the database
     CliMintForeign,
-    /// Minting by command migrates the database as the release after this one would
+    /// Commands migrate the database as the release after this one would
     CliMigrates,
     /// Revoking by command fails
     CliRevokeFails,

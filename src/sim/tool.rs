@@ -101,6 +101,9 @@ impl Tool {
                 &Failure::new("FaultError: command failed", "a fault is switched on"),
             );
         }
+        if self.faults.on(Fault::CliMigrates) {
+            self.build.release = self.build.release.successor();
+        }
         let done = match verb.path {
             ["auth", "pairing", "create"] => self.create_link(given),
             ["auth", "pairing", "list"] => self.list_links(given),
@@ -122,9 +125,6 @@ impl Tool {
 
     fn create_link(&mut self, given: &Given) -> Result<String, Failure> {
         const TRIED: &str = "AuthError: no pairing credential was made";
-        if self.faults.on(Fault::CliMigrates) {
-            self.build.release = self.build.release.successor();
-        }
         let ttl = given.duration("ttl").unwrap_or(5 * MINUTE);
         let label = given.text("label").map(str::to_owned);
         let link = Link::new(self.build.release.client_grant(), PAIRED, label, ttl);
