@@ -3,6 +3,7 @@
 #[path = "../support"]
 mod support {
     pub mod browser;
+    pub mod dashboards;
     pub mod door;
     pub mod fixtures;
     pub mod fleet;
@@ -10,13 +11,17 @@ mod support {
     pub mod gate;
     pub mod host;
     pub mod kubernetes;
+    pub mod prometheus;
+    pub mod promql;
     pub mod raw_http;
     pub mod root;
+    pub mod rules;
     pub mod sim;
     pub mod tools;
     pub mod world;
 }
 
+mod alerts;
 mod architecture;
 mod backup;
 mod bad_input;
@@ -24,6 +29,7 @@ mod browser;
 mod config;
 mod conformance;
 mod credential;
+mod dashboards;
 mod demo;
 mod deploy;
 mod dispatch_forward;

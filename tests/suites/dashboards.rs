@@ -1,0 +1,194 @@
+//! The dashboards, held to Grafana's own model and linter, to METRICS.md, and to a real Prometheus in which every panel
+//! and every rule has an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use promql_parser::parser::parse;
+use serde_json::{Value, json};
+
+use crate::support::dashboards::{self, Dashboard, list, text};
+use crate::support::promql::{Catalogue, selectors};
+use crate::support::rules::{self, root};
+use crate::support::tools;
+
+mod backfill;
+mod lint;
+
+/// The version of the model that the dashboards are held to.
+const SDK: &str = "grafana-foundation-sdk==0.0.21";
+
+/// Metrics that stand on no dashboard and in no rule, and why.
+const UNUSED: &[(&str, &str)] = &[];
+
+/// Everything a query may name: the program's metrics and the recordings.
+fn catalogue() -> Catalogue {
+    let mut catalogue = Catalogue::of_metrics_md(include_str!("../../METRICS.md"));
+    let rules = rules::all();
+    for _ in 0..2 {
+        for rule in rules.iter().filter(|rule| !rule.record.is_empty()) {
+            catalogue.add_recording(&rule.record, &parse(&rule.expr).expect("a query"));
+        }
+    }
+    catalogue
+}
+
+#[test]
+fn the_linter_has_nothing_to_say() {
+    let catalogue = catalogue();
+    for board in dashboards::all() {
+        assert_eq!(lint::findings(&board, &catalogue), []);
+    }
+}
+
+/// What each rule of the linter must catch: where in the dashboard, and what is written there.
+fn planted() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
+        ("template-datasource-rule", "/templating/list/0/name", json!("source")),
+        ("template-job-rule", "/templating/list/1/multi", json!(false)),
+        ("template-instance-rule", "/templating/list/2/allValue", json!(".*")),
+        (
+            "template-label-promql-rule",
+            "/templating/list/1/query",
+            json!("label_values(t3_prober_build_info, color)"),
+        ),
+        ("template-on-time-change-reload-rule", "/templating/list/1/refresh", json!(1)),
+        ("panel-datasource-rule", "/panels/0/datasource/uid", json!("prometheus")),
+        ("panel-title-description-rule", "/panels/0/description", json!("")),
+        ("panel-units-rule", "/panels/0/fieldConfig/defaults/unit", json!("")),
+        ("panel-no-targets-rule", "/panels/0/targets", json!([])),
+        ("target-logql-rule", "/panels/0/datasource/type", json!("loki")),
+        ("target-logql-auto-rule", "/panels/0/targets/0/expr", json!("count_over_time(x[$__auto])")),
+        ("target-promql-rule", "/panels/0/targets/0/expr", json!("sum(")),
+        (
+            "target-rate-interval-rule",
+            "/panels/0/targets/0/expr",
+            json!("sum(rate(t3_probe_runs_total{job=~\"$job\", instance=~\"$instance\"}[5m]))"),
+        ),
+        ("target-job-rule", "/panels/0/targets/0/expr", json!("t3_user_paused{instance=~\"$instance\"}")),
+        ("target-instance-rule", "/panels/0/targets/0/expr", json!("t3_user_paused{job=~\"$job\"}")),
+        (
+            "target-counter-agg-rule",
+            "/panels/0/targets/0/expr",
+            json!("rate(t3_probe_runs_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])"),
+        ),
+        ("uneditable-dashboard-rule", "/editable", json!(true)),
+    ]
+}
+
+#[test]
+fn each_rule_of_the_linter_catches_what_is_planted_for_it() {
+    let catalogue = catalogue();
+    let planted = planted();
+    for (rule, place, value) in &planted {
+        let mut board =
+            dashboards::all().into_iter().find(|board| board.file == "overview.json").expect("a board");
+        *board.json.pointer_mut(place).unwrap_or_else(|| panic!("nothing at {place}")) = value.clone();
+        let found: BTreeSet<_> =
+            lint::findings(&board, &catalogue).into_iter().map(|(rule, _)| rule).collect();
+        assert!(found.contains(rule), "{rule} does not see {value} at {place}; found {found:?}");
+    }
+    let tried: BTreeSet<_> = planted.iter().map(|(rule, ..)| *rule).collect();
+    assert_eq!(tried, lint::CHECKS.iter().map(|(rule, _)| *rule).collect());
+    assert_eq!(tried.len(), 17);
+}
+
+#[test]
+fn nothing_refers_to_a_metric_that_does_not_exist_and_every_metric_is_of_use() {
+    let catalogue = catalogue();
+    let mut used: BTreeMap<String, String> = BTreeMap::new();
+    let asked = dashboards::all()
+        .into_iter()
+        .flat_map(|board| board.queries())
+        .map(|query| (query.place.clone(), query.filled_in()));
+    let ruled = rules::all().into_iter().map(|rule| (rule.place(), rule.expr));
+    let noted = dashboards::all().into_iter().flat_map(|board| board.annotations());
+    let noted = noted.map(|query| (query.place.clone(), query.filled_in()));
+    for (place, expr) in asked.chain(ruled).chain(noted) {
+        for selector in selectors(&parse(&expr).unwrap_or_else(|error| panic!("{place}: {error}"))) {
+            used.insert(selector.name.clone().unwrap_or_default(), place.clone());
+        }
+    }
+    let unknown: Vec<_> = used.iter().filter(|(name, _)| !catalogue.0.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "no such metric: {unknown:?}");
+    let unused: Vec<_> = catalogue
+        .0
+        .keys()
+        .filter(|name| !used.contains_key(*name) && !UNUSED.iter().any(|(listed, _)| listed == name))
+        .collect();
+    assert!(unused.is_empty(), "on no dashboard, in no rule, and no reason given: {unused:?}");
+    for (listed, reason) in UNUSED {
+        assert!(
+            catalogue.0.contains_key(*listed) && !used.contains_key(*listed),
+            "{listed} ({reason}) is out of date"
+        );
+    }
+}
+
+#[test]
+fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
+    let boards = dashboards::all();
+    let world = crate::support::world::World::empty();
+    let serving = world.serve();
+    let mut pages = 0;
+    for board in &boards {
+        let of_fields = board.panels().flat_map(|panel| list(&panel["fieldConfig"]["overrides"]));
+        let of_fields = of_fields
+            .flat_map(|field| list(&field["properties"]))
+            .flat_map(|property| list(&property["value"]));
+        for link in list(&board.json["links"]).iter().chain(of_fields) {
+            let url = text(&link["url"]);
+            if let Some(uid) = url.strip_prefix("/d/") {
+                let uid = uid.split('?').next().unwrap_or_default();
+                assert!(
+                    boards.iter().any(|other| other.json["uid"] == uid),
+                    "{}: no dashboard {uid}",
+                    board.file
+                );
+            } else {
+                let page = url.strip_prefix("http://").and_then(|rest| Some(rest.split_once('/')?.1));
+                let page = page.unwrap_or_else(|| panic!("{}: {url} leads nowhere", board.file));
+                let page = page.replace("${user:raw}", "ann").replace("${__value.raw}", "ann");
+                assert_eq!(serving.page(&format!("/{page}")).status, 200, "{}: {url}", board.file);
+                pages += 1;
+            }
+        }
+    }
+    assert!(pages > 3, "only {pages} links to the program's pages were found");
+    let linked = |board: &Dashboard| !list(&board.json["links"]).is_empty();
+    assert!(boards.iter().all(linked), "a dashboard is a dead end");
+}
+
+#[test]
+fn grafana_knows_every_key() {
+    if tools::find("python3").is_none() {
+        return;
+    }
+    let venv = root().join("target/dashboards-venv");
+    let python = venv.join("bin/python");
+    let run = |command: &mut Command| {
+        let output = command.current_dir(root()).output().expect("a program");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), said)
+    };
+    if !python.exists() || !run(Command::new(&python).args(["-c", "import grafana_foundation_sdk"])).0 {
+        // A half-made one would fail for ever.
+        let _ = fs::remove_dir_all(&venv);
+        let (made, said) = run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        assert!(made, "{said}");
+        let (made, said) = run(Command::new(&python).args(["-m", "pip", "install", "--quiet", SDK]));
+        assert!(made, "{said}");
+    }
+    let files = rules::listed("dashboards", "json");
+    let (whole, lost) = run(Command::new(&python).arg("tests/dashboard_keys.py").args(&files));
+    assert!(whole, "Grafana has no such keys: {lost}");
+
+    // The proof sees what it must: a key that Grafana does not have.
+    let mut board = dashboards::all().remove(0).json;
+    board["panels"][0]["tittle"] = json!("a slip");
+    let planted = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(planted.path(), board.to_string()).expect("written");
+    let (whole, lost) = run(Command::new(&python).arg("tests/dashboard_keys.py").arg(planted.path()));
+    assert!(!whole && lost.contains(".panels[0].tittle"), "{lost}");
+}
