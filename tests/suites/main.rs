@@ -21,6 +21,7 @@ mod support {
     pub mod world;
 }
 
+mod alerting;
 mod alerts;
 mod architecture;
 mod backup;

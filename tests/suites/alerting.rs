@@ -1,0 +1,231 @@
+//! Faults, switched on for real, and the alert that each becomes at the webhook: that one, and no other.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use self::control_room::ControlRoom;
+use crate::support::tools;
+use crate::support::world::{Serving, World, replace, wait_for};
+
+mod control_room;
+mod receiver;
+
+/// What runs every 5 s or 10 min is faster too, as far as a busy machine bears it.
+const FAST: &str = "[probe]\npulse_interval = \"2s\"\nhandshake_interval = \"10s\"\nrequest_timeout = \"2s\"\n\
+                    start_grace = \"1s\"\nversion_interval = \"10s\"\n";
+
+/// A user, what they run, the switch that breaks it, and what that has to become.
+const SWITCHES: &[(&str, &str, &str, &str)] = &[
+    ("ann", "0.0.33", "hang", "T3InstanceWedged"),
+    ("dan", "0.0.33", "exchange-500", "T3PulseFailing"),
+    ("eve", "0.0.26", "html-on-api", "T3PulseFailing"),
+    ("fay", "0.0.24", "status-503", "T3PulseFailing"),
+    ("gus", "0.0.33", "session-false", "T3LoginFailing"),
+    ("hal", "0.0.33", "socket-silent", "T3LoginFailing"),
+    ("ida", "0.0.24", "ticket-500", "T3LoginFailing"),
+    ("jon", "0.0.26", "cookie-renamed", "T3LoginFailing"),
+    ("kim", "0.0.33", "keeper-refused", "T3KeeperLost"),
+    ("leo", "0.0.33", "revoke-fails", "T3ProbeSessionsLeft"),
+];
+
+/// Those whose trouble is no switch.
+const OTHERS: &[(&str, &str, &str)] = &[
+    ("bob", "0.0.33", "T3InstanceDown"),
+    ("cid", "0.0.24", "T3SchemaAhead"),
+    ("may", "0.0.29", "T3VersionSkew"),
+    ("ned", "0.0.24", "T3MigratedByUs"),
+    ("oda", "0.0.33", "T3LoginWithheld"),
+    ("pia", "0.0.33", "T3LoginWithheld"),
+    ("qin", "0.0.26", "T3CookieNameMoved"),
+];
+
+/// Who is well, and who is in trouble and paused.
+const SILENT: &[(&str, &str)] = &[("rex", "0.0.33"), ("sam", "0.0.26")];
+
+fn done(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat())
+    );
+}
+
+fn tell(world: &World, arguments: &[&str]) {
+    done(&world.command(arguments).output().expect("the program"));
+}
+
+/// The next handshake has to issue another one, with t3's command.
+fn forget_keeper(world: &World, user: &str) {
+    fs::remove_file(world.path(&format!("state/keepers/{user}.json"))).expect("a keeper");
+}
+
+/// What a careful administrator has done; otherwise it is a finding.
+fn keep_state_private(world: &World) {
+    done(&Command::new("chmod").args(["-R", "o-rwx"]).arg(world.path("home")).output().expect("chmod"));
+}
+
+fn break_everything(world: &mut World, serving: &Serving) {
+    tell(world, &["pause", "sam", "--for", "1h", "--reason", "a test"]);
+    tell(world, &["pause", "qin", "--for", "1h", "--reason", "an upgrade"]);
+    for user in ["sam", "qin"] {
+        serving.until_metric(&format!("t3_user_paused{{user=\"{user}\"}}"), |paused| paused == 1.0);
+    }
+    world.fault("sam", "hang");
+    for (user, _, fault, _) in SWITCHES {
+        world.fault(user, fault);
+    }
+    world.kill("bob");
+    world.foreign_mint("cid", "0.0.33");
+    fs::remove_dir_all(world.path("installs/0.0.29")).expect("an install");
+    forget_keeper(world, "may");
+    world.fault("ned", "cli-migrates");
+    forget_keeper(world, "ned");
+    // Two on one port, and one under two names.
+    let mut table: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&fs::read(world.path("dispatch.json")).expect("the table")).expect("JSON");
+    table["oda@example.com"]["port"] = json!(world.port("pia"));
+    table.insert("rex@example.org".to_owned(), json!({ "os_user": "rex", "port": world.port("rex") }));
+    replace(&world.path("dispatch.json"), &serde_json::Value::Object(table).to_string());
+    // An upgrade as it should be: announced, short, and over.
+    world.kill("qin");
+    world.start("qin", "0.0.33");
+    let upgraded = || {
+        serving
+            .get("/metrics")
+            .body
+            .contains("t3_instance_info{user=\"qin\",version=\"0.0.33\"")
+            .then_some(())
+    };
+    wait_for("qin's new version to be seen", upgraded);
+    // A change of the configuration that is refused, and not looked at again.
+    let good = fs::read_to_string(world.path("config.toml")).expect("the configuration");
+    replace(&world.path("config.toml"), &format!("{good}\nno_such_key = 1\n"));
+    serving.signal(Signal::SIGHUP);
+    serving.until_metric("t3_prober_config_last_reload_successful", |read| read == 0.0);
+    replace(&world.path("config.toml"), &good);
+}
+
+#[test]
+fn each_fault_ends_in_its_alert_at_the_webhook_and_in_no_other() {
+    let (Some(prometheus), Some(alertmanager)) =
+        (tools::find("prometheus"), tools::find("prometheus-alertmanager"))
+    else {
+        return;
+    };
+    let users = SWITCHES.iter().map(|(user, version, ..)| (*user, *version));
+    let users =
+        users.chain(OTHERS.iter().map(|(user, version, _)| (*user, *version))).chain(SILENT.iter().copied());
+    let users: Vec<_> = users.collect();
+    let mut world = World::with(&users).configured(FAST);
+    keep_state_private(&world);
+    let serving = world.serve();
+    for (user, _) in &users {
+        serving.until_ok(user, "handshake", true);
+    }
+    let room = ControlRoom::open(&world, &serving, &prometheus, &alertmanager);
+
+    // Silence, for as long as most alerts would need.
+    room.until("", "T3Watchdog");
+    room.evaluations(20);
+    assert_eq!(room.fired(), []);
+
+    break_everything(&mut world, &serving);
+    tell(&world, &["resume", "qin"]);
+
+    let mut expected: Vec<(String, String)> = SWITCHES
+        .iter()
+        .map(|(user, _, _, alert)| (*user, *alert))
+        .chain(OTHERS.iter().map(|(user, _, alert)| (*user, *alert)))
+        .chain([("", "T3ConfigReloadFailed"), ("", "T3InventoryFindings")])
+        .map(|(user, alert)| (user.to_owned(), alert.to_owned()))
+        .collect();
+    expected.sort();
+    // The slowest first: when they have come, all others had their time.
+    for (user, alert) in
+        expected.iter().filter(|(_, alert)| alert == "T3VersionSkew" || alert == "T3InventoryFindings")
+    {
+        room.until(user, alert);
+    }
+    wait_for("the last alert", || {
+        room.fired().contains(&("leo".to_owned(), "T3ProbeSessionsLeft".to_owned())).then_some(())
+    });
+    for (user, alert) in &expected {
+        room.until(user, alert);
+    }
+    room.evaluations(10);
+    assert_eq!(room.fired(), expected, "{}", world.log());
+    each_text_leads_to_its_cause(&world, &room, &expected);
+}
+
+/// Runs the command that each alert's text names, and looks for the cause in what it prints.
+fn each_text_leads_to_its_cause(world: &World, room: &ControlRoom, expected: &[(String, String)]) {
+    for (user, alert) in expected {
+        let notice = room.until(user, alert);
+        let command = notice.next();
+        let output = match command.strip_prefix("t3-prober ") {
+            Some(arguments) => world.command(&arguments.split(' ').collect::<Vec<_>>()).output(),
+            None => Command::new("sh").args(["-c", command]).output(),
+        };
+        let output = output.expect("a program");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = |word: &str| printed.contains(word);
+        let label = |name: &str| notice.labels[name].as_str().unwrap_or_default().to_owned();
+        // A text about the inventory leads to the check, which speaks of places and not of probes.
+        let words = if command == "t3-prober check" {
+            vec![user.clone()]
+        } else {
+            vec![user.clone(), label("step"), label("reason")]
+        };
+        for word in words {
+            assert!(said(&word), "{alert} about '{user}': `{command}` does not say {word}: {printed}");
+        }
+        assert!(!printed.is_empty(), "{alert}: `{command}` prints nothing");
+        for name in ["step", "reason"] {
+            let text = notice.annotations["description"].as_str().unwrap_or_default();
+            assert!(text.contains(&label(name)) && text.contains(user.as_str()), "{alert}: {text}");
+        }
+    }
+}
+
+#[test]
+fn when_everybody_is_out_there_is_one_page_and_it_stays_when_the_prober_dies_too() {
+    let (Some(prometheus), Some(alertmanager)) =
+        (tools::find("prometheus"), tools::find("prometheus-alertmanager"))
+    else {
+        return;
+    };
+    let users = [("ann", "0.0.33"), ("bob", "0.0.26"), ("cid", "0.0.24")];
+    // All of them are seen to fail within half a second, as in production within a fraction of every `for`.
+    let world = World::with(&users).configured(&FAST.replace("\"2s\"\nhandshake", "\"500ms\"\nhandshake"));
+    keep_state_private(&world);
+    let serving = world.serve();
+    for (user, _) in users {
+        serving.until_ok(user, "handshake", true);
+    }
+    let room = ControlRoom::open(&world, &serving, &prometheus, &alertmanager);
+    room.until("", "T3Watchdog");
+    room.evaluations(10);
+    assert_eq!(room.fired(), []);
+
+    for (user, _) in users {
+        world.fault(user, "exchange-500");
+    }
+    let page = room.until("", "T3AllLoginsFailing");
+    let text = page.annotations["description"].as_str().unwrap_or_default();
+    assert!(text.contains("All 3 users") && text.contains("3 at step contract (auth_store)"), "{text}");
+    // Longer than the alerts of single users and of the budget would need.
+    room.evaluations(20);
+    assert_eq!(room.fired(), [(String::new(), "T3AllLoginsFailing".to_owned())]);
+
+    drop(serving);
+    room.until("", "T3ProberDown");
+    room.evaluations(10);
+    let resolved: Vec<_> =
+        room.receiver.notices().iter().filter(|notice| !notice.is_firing).cloned().collect();
+    assert!(resolved.is_empty(), "data that went missing were taken for good news: {resolved:?}");
+    let both = ["T3AllLoginsFailing", "T3ProberDown"].map(|alert| (String::new(), alert.to_owned()));
+    assert_eq!(room.fired(), both);
+}

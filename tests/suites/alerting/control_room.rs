@@ -1,0 +1,151 @@
+//! The whole chain for one test: the program with its simulated fleet, a real Prometheus with the divided rules, a real
+//! Alertmanager with the given routes, and the receiver at their end.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_yaml_ng::Value;
+
+use super::receiver::{Notice, Receiver};
+use crate::support::free_port::free_port;
+use crate::support::prometheus::Prometheus;
+use crate::support::rules::{self, root};
+use crate::support::world::{Serving, World, http, wait_for};
+
+/// By how much everything is faster than in production.
+pub const FASTER: u64 = 30;
+
+pub struct ControlRoom {
+    pub prometheus: Prometheus,
+    pub receiver: Receiver,
+    _alertmanager: Alertmanager,
+}
+
+struct Alertmanager(Child);
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl ControlRoom {
+    pub fn open(world: &World, serving: &Serving, prometheus: &Path, alertmanager: &Path) -> Self {
+        let receiver = Receiver::start();
+        let dir = world.path("control-room");
+        fs::create_dir_all(&dir).expect("a directory");
+        let port = free_port();
+        let alertmanager = start_alertmanager(alertmanager, &dir, port, receiver.port);
+        let config = prometheus_config(&dir, port, serving.port);
+        let prometheus = Prometheus::start(prometheus, &dir, &config, free_port());
+        // A fresh Prometheus takes five seconds to find its targets, and that is not thirty times faster here: with the
+        // rules it would say that the prober is absent.
+        let scraped = || prometheus.query("up == 1", None).filter(|up| !up.is_empty()).map(|_| ());
+        wait_for("prometheus to scrape", scraped);
+        hand_out_rules(&dir);
+        prometheus.reload();
+        Self { prometheus, receiver, _alertmanager: alertmanager }
+    }
+
+    /// The alerts that have come as firing, by user and name, without the watchdog's.
+    pub fn fired(&self) -> Vec<(String, String)> {
+        let of = |notice: &Notice| (notice.user().to_owned(), notice.alert().to_owned());
+        let notices = self.receiver.notices();
+        let mut fired: Vec<_> = notices
+            .iter()
+            .filter(|notice| notice.is_firing && notice.receiver != "watchdog")
+            .map(of)
+            .collect();
+        fired.sort();
+        fired.dedup();
+        fired
+    }
+
+    /// Waits until an alert about a user has come.
+    pub fn until(&self, user: &str, alert: &str) -> Notice {
+        let what = format!("{alert} about '{user}' at the webhook");
+        let is = |notice: &&Notice| notice.is_firing && notice.user() == user && notice.alert() == alert;
+        wait_for(&what, || self.receiver.notices().iter().find(is).cloned())
+    }
+
+    /// Waits until the rules have been evaluated that many times from now on.
+    pub fn evaluations(&self, count: u32) {
+        let total = || {
+            let answer = self.prometheus.query("max(t3_test_evaluations)", None).unwrap_or_default();
+            answer.first().and_then(|one| one["value"][1].as_str()?.parse::<f64>().ok())
+        };
+        let start = wait_for("the rules to be evaluated", total);
+        wait_for("more evaluations", || total().filter(|now| *now >= start + f64::from(count)));
+    }
+}
+
+fn start_alertmanager(program: &Path, dir: &Path, port: u16, receiver: u16) -> Alertmanager {
+    let text = fs::read_to_string(root().join("deploy/alertmanager/alertmanager.yml")).expect("readable");
+    let text = text.replace("http://127.0.0.1:9095/", &format!("http://127.0.0.1:{receiver}/"));
+    let mut config: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+    hurry(&mut config["route"]);
+    let file = dir.join("alertmanager.yml");
+    fs::write(&file, serde_yaml_ng::to_string(&config).expect("YAML")).expect("written");
+    let log = File::create(dir.join("alertmanager.log")).expect("a log");
+    let child = Command::new(program)
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.path={}", dir.join("alerts").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .arg("--cluster.listen-address=")
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("alertmanager");
+    let alertmanager = Alertmanager(child);
+    wait_for("alertmanager to be ready", || {
+        http(port, "GET", "/-/ready", &[]).is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    alertmanager
+}
+
+/// Divides the times of a route and of those below it.
+fn hurry(route: &mut Value) {
+    for key in ["group_wait", "group_interval", "repeat_interval"] {
+        if let Some(Value::String(time)) = route.get_mut(key) {
+            // An interval of nothing is refused.
+            *time = rules::shorter(time, FASTER);
+        }
+    }
+    for below in route.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
+        hurry(below);
+    }
+}
+
+/// The rules, faster, where Prometheus looks for them.
+fn hand_out_rules(dir: &Path) {
+    let fast = dir.join("rules");
+    fs::create_dir_all(&fast).expect("a directory");
+    for path in rules::files() {
+        let text = fs::read_to_string(&path).expect("readable");
+        let name = path.file_name().expect("a name");
+        fs::write(fast.join(name), rules::divided(&text, FASTER)).expect("written");
+    }
+    // Counts evaluations, so that a test can wait for some instead of for time.
+    let counting = "groups: [{name: test, rules: [{record: t3_test_evaluations, expr: 't3_test_evaluations + 1 or vector(1)'}]}]";
+    fs::write(fast.join("test.yml"), counting).expect("written");
+}
+
+/// The given configuration, faster, for these addresses.
+fn prometheus_config(dir: &Path, alertmanager: u16, prober: u16) -> String {
+    let text = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).expect("readable");
+    let text = text
+        .replace("/etc/prometheus/t3-prober", &dir.join("rules").display().to_string())
+        .replace("127.0.0.1:9093", &format!("127.0.0.1:{alertmanager}"))
+        .replace("127.0.0.1:9780", &format!("127.0.0.1:{prober}"));
+    let mut config: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+    let global = config["global"].as_mapping_mut().expect("a mapping");
+    // A thirtieth of ten seconds is less than a busy machine needs for a scrape.
+    for (key, time) in [("scrape_interval", "1s"), ("scrape_timeout", "1s"), ("evaluation_interval", "500ms")]
+    {
+        global.insert(key.into(), time.into());
+    }
+    config["scrape_configs"].as_sequence_mut().expect("jobs").retain(|job| job["job_name"] == "t3-prober");
+    serde_yaml_ng::to_string(&config).expect("YAML")
+}
