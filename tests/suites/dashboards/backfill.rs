@@ -71,6 +71,10 @@ fn value(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
         "process_max_fds" => 1024.0,
         // Another start every ten minutes.
         "process_start_time_seconds" => (now - age) as f64 - (minute % 10.0) * 60.0,
+        // What should only grow shrinks, and what should hardly grow does.
+        "t3_history_events" | "t3_backup_size_bytes" => minute + 1.0,
+        "t3_auth_sessions" => (HISTORY - age.min(HISTORY)) as f64,
+        "t3_verdict_consecutive_nonpass" => 3.0,
         "t3_verdict_expires_timestamp_seconds" => (now + 86_400) as f64,
         name if name.ends_with("_timestamp_seconds") => (now - 7200) as f64,
         _ if metric.kind == "counter" => (HISTORY - age.min(HISTORY)) as f64,
@@ -149,6 +153,15 @@ fn scenario(now: u64) -> Samples {
     let growing = |age: u64| (HISTORY - age.min(HISTORY)) as f64;
     let failed = ",step=\"exchange\",reason=\"auth_store\"";
     add(of("t3_dispatch_pairing_failures_total", "host-a", "gus", failed), Box::new(growing));
+    // Of whom there is no snapshot, and whose drills fail.
+    add(of("t3_backup_snapshots", "host-a", "bob", ""), Box::new(|_| 0.0));
+    let drilled = ",act=\"drill\",outcome=\"failed\"";
+    add(of("t3_backup_runs_total", "host-a", "gus", drilled), Box::new(growing));
+    // Who gets in, and not through the dispatch; whose database cannot be read.
+    for (kind, step, reason) in [("front", "front", "redirected"), ("state", "database", "unreadable")] {
+        let rest = format!(",kind=\"{kind}\",step=\"{step}\",reason=\"{reason}\"");
+        add(of("t3_probe_failing", "host-a", "bob", &rest), Box::new(|_| 1.0));
+    }
     let answered = ",code=\"5xx\",client=\"user\"";
     add(of("t3_dispatch_requests_total", "host-a", "gus", answered), Box::new(growing));
     samples
