@@ -76,6 +76,9 @@ fn value(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
         "t3_auth_sessions" => (HISTORY - age.min(HISTORY)) as f64,
         "t3_verdict_consecutive_nonpass" => 3.0,
         "t3_verdict_expires_timestamp_seconds" => (now + 86_400) as f64,
+        name if name.starts_with("t3_enforcer_") && name.ends_with("_timestamp_seconds") => {
+            (now - 5 * 86_400) as f64
+        }
         name if name.ends_with("_timestamp_seconds") => (now - 7200) as f64,
         _ if metric.kind == "counter" => (HISTORY - age.min(HISTORY)) as f64,
         _ => 1.0,
