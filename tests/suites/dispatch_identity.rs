@@ -175,6 +175,73 @@ fn the_table_is_replaced_a_hundred_times_under_load_and_nobody_notices() {
     });
 }
 
+/// The public half of a key pair made for these tests, and the private one.
+const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","use":"sig","kid":"k1","x":"w9iS_MtXf6vcLGODt_dBnrdYkgKGS1cZNNPMTl-DIUU","y":"_KbAHbfAPnqKV5zVS656f_oJRYQxpgr30T_9l5LUTsk"}]}"#;
+const SIGNER: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgcjEZAP94cBWRM2tfhYvpCxPDQGJYlslrwxAb0tEcufChRANCAATD2JL8y1d/q9wsY4O390Get1iSAoZLVxk008xOX4MhRfymwB23wD56ilec1Uuuen/6CUWEMaYK99E//ZeS1E7J";
+
+/// What the edge signs about a user.
+fn token_of(user: &str) -> String {
+    use base64::Engine;
+    let key = base64::prelude::BASE64_STANDARD.decode(SIGNER).expect("base64");
+    let claims = serde_json::json!({
+        "preferred_username": user, "aud": "t3", "iss": "https://auth.example.com/", "exp": 4_102_444_800_u64
+    });
+    let header = jsonwebtoken::Header {
+        kid: Some("k1".to_owned()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256)
+    };
+    jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_ec_der(&key)).expect("signed")
+}
+
+#[test]
+fn with_the_edges_keys_from_a_file_or_an_address_its_word_alone_is_not_enough() {
+    let edge = Instance::start(|talk| {
+        if talk.request().is_some() {
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", JWKS.len());
+            talk.say(format!("{head}{JWKS}").as_bytes());
+        }
+    });
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), JWKS).expect("written");
+    let probe_key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(probe_key.path(), "a key of the prober's own").expect("written");
+    for source in [
+        format!("jwks_file = \"{}\"", file.path().display()),
+        format!("jwks_url = \"http://127.0.0.1:{}/jwks\"", edge.port),
+    ] {
+        let instance = Instance::answering(FINE);
+        let door = Door::to_with(
+            &instance,
+            &format!(
+                "{source}\ntoken_audience = \"t3\"\ntoken_issuer = \"https://auth.example.com/\"\nprobe_key_file = \"{}\"\n",
+                probe_key.path().display()
+            ),
+        );
+        let ask =
+            |name: &str, value: &str| door.ann("GET", "/api/x", &[("Cookie", "t3_session=v"), (name, value)]);
+        wait_for(&source, || (ask("X-authentik-jwt", &token_of("ann")).status == 200).then_some(()));
+        let accepted = instance.heads().len();
+        for (name, value, why) in [
+            ("X-a", String::new(), "no token"),
+            ("X-authentik-jwt", token_of("bob"), "another's token"),
+            ("X-authentik-jwt", format!("{}x", token_of("ann")), "another signature"),
+            ("X-T3-Prober-Key", "not the key of the prober".to_owned(), "a wrong key"),
+        ] {
+            let answer = ask(name, &value);
+            assert!(answer.status == 403 && answer.body.contains("token_invalid"), "{why}: {answer:?}");
+        }
+        assert_eq!(instance.heads().len(), accepted, "nothing reached the instance");
+        assert_eq!(
+            ask("X-T3-Prober-Key", "a key of the prober's own").status,
+            200,
+            "it is not signed in there"
+        );
+        let heads = instance.heads().concat().to_ascii_lowercase();
+        assert!(!heads.contains("jwt") && !heads.contains("prober-key"), "{heads}");
+    }
+}
+
 /// Tells threads to end however the test ends, or a failure would wait for them for ever.
 struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
 

@@ -84,6 +84,11 @@ fn no_user_is_handed_a_session_that_the_probe_will_end() {
         assert_eq!(first.status, 302, "{round}: {first:?}");
     }
     assert!(live_sessions(&door.world, "sign-in") >= 1);
+    // The dispatch is another process: it tells the service of real logins through the spool.
+    serving.until_metric("t3_prober_spool_events_total{event=\"login\"}", |events| events >= 1.0);
+    wait_for("the login to be in the history", || {
+        serving.get("/history/events").body.contains("browser_session").then_some(())
+    });
     serving.stop();
     assert!(live_sessions(&door.world, "sign-in") >= 1, "users' sessions live on");
 }
