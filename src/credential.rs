@@ -2,6 +2,7 @@
 //! read; what cannot be read any more keeps its last known end, and says so.
 
 mod date;
+pub mod memory;
 mod sidecar;
 
 use std::fmt;

@@ -213,8 +213,11 @@ pub async fn run(
     if !service.config.helper.is_used() {
         tasks.spawn(keeper.keep(stop.clone()));
     }
-    let credentials =
-        credentials::Credentials { watch: service.credentials.clone(), metrics: service.metrics.clone() };
+    let credentials = credentials::Credentials {
+        watch: service.credentials.clone(),
+        metrics: service.metrics.clone(),
+        memory: service.config.state_dir.join("credentials.json"),
+    };
     tasks.spawn(credentials.watch(stop.clone()));
     tasks.spawn(verdicts.watch(stop.clone()));
     tasks.spawn(gating.clone().judge(stop.clone()));

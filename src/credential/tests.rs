@@ -190,3 +190,29 @@ fn a_reload_keeps_what_is_known_of_those_that_stay_and_forgets_the_others() {
     watch.saw(&goes, goes.look(), now);
     assert_eq!(watch.all().len(), 1, "a look at one that has gone meanwhile is passed over");
 }
+
+#[test]
+fn a_source_that_was_lost_while_the_program_was_down_is_stale_and_not_one_that_was_never_seen() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("credentials.json");
+    let credential = one("sidecar = \"/nonexistent/claude.json\"");
+    let now = at("2026-01-01");
+    let expiry = Expiry { at: now + 5 * DAY, evidence: Evidence::Minted };
+    let mut before = watch(&credential);
+    before.saw(&credential, Ok(expiry), now);
+    memory::store(&file, &before.remember()).expect("written");
+    let mut after = watch(&credential);
+    after.recall(&memory::load(&file));
+    after.saw(&credential, credential.look(), now + DAY);
+    assert_eq!(state(&after, now + DAY), "expires_in_7_days");
+    assert_eq!(after.all()[0].known, Some(Known { expiry, seen: now }));
+    // What is learned now wins, and another's memory is nobody's.
+    after.saw(&credential, Ok(Expiry { at: now + 90 * DAY, ..expiry }), now + DAY);
+    after.recall(&memory::load(&file));
+    assert_eq!(state(&after, now + DAY), "valid");
+    let mut others = watch(&Credential { user: None, ..credential });
+    others.recall(&memory::load(&file));
+    assert_eq!(state(&others, now), "never_seen");
+    write(&file, "{\"half").expect("written");
+    assert_eq!(memory::load(&file), []);
+}

@@ -1,27 +1,37 @@
 //! Long-lived credentials, looked at again and again: a change is in metrics, page and log within seconds.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
-use crate::credential::{Credential, Watch};
+use crate::credential::{Credential, Expiry, Watch, memory};
 use crate::metrics::{Metrics, Stands};
 use crate::outcome::CredentialState;
 
 const LOOK: Duration = Duration::from_secs(2);
+/// How often what is known is written down, beside each change of an end.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// When a credential ends, where that is known.
+type Ends = Option<Expiry>;
 
 /// What is watched, and where it is told.
 pub struct Credentials {
     pub watch: Arc<Mutex<Watch>>,
     pub metrics: Arc<Metrics>,
+    /// The file in which what is known outlives this process.
+    pub memory: PathBuf,
 }
 
 impl Credentials {
     /// Looks until it is told to stop.
     pub async fn watch(self, stop: CancellationToken) {
         let mut told: Vec<(Credential, CredentialState)> = Vec::new();
+        let mut kept: Option<(Instant, Vec<Ends>)> = None;
+        let remembered = memory::load(&self.memory);
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -33,11 +43,20 @@ impl Credentials {
             let looks = looks.await.unwrap_or_default();
             let now = SystemTime::now();
             let mut watch = lock(&self.watch);
+            watch.recall(&remembered);
             for (look, credential) in looks {
                 watch.saw(&credential, look, now);
             }
             self.export(&watch, now);
             told = tell(&watch, &told, now);
+            let ends: Vec<_> =
+                watch.all().iter().map(|watched| watched.known.map(|known| known.expiry)).collect();
+            if kept.as_ref().is_none_or(|(at, before)| at.elapsed() > KEEP || *before != ends) {
+                if let Err(error) = memory::store(&self.memory, &watch.remember()) {
+                    tracing::warn!(%error, "what is known of credentials cannot be kept over a restart");
+                }
+                kept = Some((Instant::now(), ends));
+            }
         }
     }
 

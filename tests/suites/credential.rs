@@ -77,3 +77,22 @@ fn a_credential_that_is_added_to_the_configuration_is_watched_after_a_reload_and
         (!serving.get("/metrics").body.contains("t3_credential_info{")).then_some(())
     });
 }
+
+#[test]
+fn what_was_known_of_a_credential_outlives_a_restart_without_its_file() {
+    let world = World::empty();
+    let sidecar = world.path("claude.json");
+    let world = world
+        .configured(&format!("[[credential]]\nname = \"claude\"\nuser = \"ann\"\nsidecar = {sidecar:?}\n"));
+    replace(&sidecar, &ends_in(3));
+    let serving = world.serve();
+    serving.until_metric(&info("ann", "expires_in_7_days"), |value| value == 1.0);
+    assert_eq!(serving.stop(), 0);
+    std::fs::remove_file(&sidecar).expect("removed");
+    let serving = world.serve();
+    serving.until_metric(&info("ann", "expires_in_7_days"), |value| value == 1.0);
+    wait_for("the page to say both", || {
+        let page = serving.page("/").body;
+        (page.contains("Last confirmed") && page.contains("cannot read it")).then_some(())
+    });
+}
