@@ -51,4 +51,5 @@ mod outage;
 mod secrets;
 mod serve;
 mod sim;
+mod traces;
 mod verdicts;
