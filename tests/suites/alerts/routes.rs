@@ -56,3 +56,26 @@ fn every_alert_that_the_inhibitions_name_exists() {
         assert!(rules.iter().any(|rule| rule.alert == word), "there is no alert {word}");
     }
 }
+
+/// A fault is seen by the next pulse; from there to the webhook it takes a scrape, an evaluation, the rule's `for`, and
+/// what Alertmanager waits for others of the group. That is no more than the `for` and two evaluations.
+#[test]
+fn a_scrape_and_the_wait_for_the_group_fit_into_one_evaluation() {
+    let read = |path: &str| -> serde_yaml_ng::Value {
+        let text = std::fs::read_to_string(root().join(path)).expect("readable");
+        serde_yaml_ng::from_str(&text).expect("YAML")
+    };
+    let time = |value: &serde_yaml_ng::Value| {
+        value.as_str().and_then(rules::milliseconds).expect("a duration of one unit")
+    };
+    let (prometheus, alertmanager) = (read("deploy/prometheus/prometheus.yml"), read(ALERTMANAGER));
+    let scrape = time(&prometheus["global"]["scrape_interval"]);
+    let evaluation = time(&prometheus["global"]["evaluation_interval"]);
+    assert!(scrape + time(&alertmanager["route"]["group_wait"]) <= evaluation);
+    for rule in rules::all().iter().filter(|rule| rule.labels.get("severity").is_some_and(|is| is == "page"))
+    {
+        // Otherwise it would be rounded up by an evaluation more.
+        let hold = rules::milliseconds(&rule.hold).unwrap_or(0);
+        assert_eq!(hold % evaluation, 0, "{}", rule.place());
+    }
+}
