@@ -166,10 +166,10 @@ fn a_pause_shows_in_metric_and_page_and_ends_by_itself() {
     serving.until_metric(paused, |paused| paused == 1.0);
     let page = serving.page("/").body;
     assert!(page.contains("new disk"), "{page}");
-    assert!(!page.contains("ann</strong> fails"), "no alarm for somebody who is paused: {page}");
+    assert!(!page.contains("ann</strong></a> fails"), "no alarm for somebody who is paused: {page}");
     assert_eq!(serving.metric("t3_user_paused{user=\"bob\"}"), Some(0.0));
     serving.until_metric(paused, |paused| paused == 0.0);
-    assert!(serving.page("/").body.contains("ann</strong> fails"));
+    assert!(serving.page("/").body.contains("ann</strong></a> fails"));
 
     run(&["pause", "--all", "--for", "2h", "--reason", "maintenance"]);
     serving.until_metric(paused, |paused| paused == 1.0);

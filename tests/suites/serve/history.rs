@@ -12,7 +12,7 @@ use crate::support::world::{PROGRAM, Serving, World, wait_for};
 fn failing_since(serving: &Serving, user: &str) -> String {
     wait_for("the page to say since when", || {
         let page = serving.page("/").body;
-        let sentence = page.split(&format!("<strong>{user}</strong> fails")).nth(1)?;
+        let sentence = page.split(&format!("<strong>{user}</strong></a> fails")).nth(1)?;
         Some(sentence.split("datetime=\"").nth(1)?.split('"').next()?.to_owned())
     })
 }
