@@ -229,14 +229,14 @@ fn what_the_units_leave_to_the_gate_is_enough_to_judge_a_build_in_its_boxes() {
 }
 
 #[test]
-fn what_the_units_leave_to_the_snapshots_is_enough_to_take_them_from_homes_that_are_closed() {
+fn what_the_units_leave_to_the_snapshots_is_enough_to_take_and_drill_those_of_homes_that_are_closed() {
     if !tools::root() {
         return;
     }
     let mut host = Host::new();
     let install = host.install("0.0.33", &[]);
     let mut ann = host.user();
-    host.extra = format!("[backup]\ndir = \"{}\"\ndrill_interval = \"0s\"\n", text(&host.path("backups")));
+    host.extra = format!("[backup]\ndir = \"{}\"\n", text(&host.path("backups")));
     ann.serve(&install);
     host.configure();
     let mut due = Command::new(&host.program);
