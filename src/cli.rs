@@ -13,6 +13,7 @@ mod enforce;
 mod gate;
 mod pause;
 mod probe;
+mod rollout;
 
 /// Exit codes, the same for every command (the gate and the enforcer add theirs).
 pub mod exit {
@@ -77,6 +78,10 @@ enum Command {
     /// Act with privilege for listed callers, on behalf of mapped users
     #[command(hide = true)]
     Helper(crate::helper::Args),
+    /// How does a build that users have got: promote it, hold, or roll it back
+    ///
+    /// Exit 0: promote; 1: roll back; 3: hold; 4: could not tell.
+    Rollout(rollout::Args),
     /// One rehearsal, from inside its box
     #[command(hide = true)]
     GateDriver,
@@ -127,6 +132,9 @@ pub fn run() -> ExitCode {
         }),
         Command::Verdict(args) => with_config(source, |config, _| {
             with_runtime(&config, async |config| Ok(gate::verdict(args, &config).await))
+        }),
+        Command::Rollout(args) => with_config(source, |config, _| {
+            with_runtime(&config, async |config| Ok(rollout::run(args, &config).await))
         }),
         Command::GateDriver => answer(gate::driver()),
         Command::VerdictSchema => {

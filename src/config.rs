@@ -13,8 +13,8 @@ use refusal::Problem;
 pub use refusal::Refused;
 
 use crate::{
-    backup, credential, dispatch, enforce, gate, helper, history, inventory, operator, pins, probe, t3,
-    telemetry,
+    backup, credential, dispatch, enforce, gate, helper, history, inventory, operator, pins, probe, rollout,
+    t3, telemetry,
 };
 
 const DEFAULT_PATH: &str = "/etc/t3-prober/config.toml";
@@ -41,6 +41,7 @@ pub struct Config {
     pub pins: pins::Section,
     pub backup: backup::Section,
     pub gate: gate::Section,
+    pub rollout: rollout::Section,
     pub credential: credential::Section,
     pub enforce: enforce::Section,
 }
@@ -67,6 +68,7 @@ impl Default for Config {
             pins: pins::Section::default(),
             backup: backup::Section::default(),
             gate: gate::Section::default(),
+            rollout: rollout::Section::default(),
             credential: credential::Section::default(),
             enforce: enforce::Section::default(),
         }
@@ -128,6 +130,7 @@ impl Config {
             ("backup", self.backup.complaints()),
             ("gate", self.gate.complaints()),
             ("enforce", self.enforce.complaints()),
+            ("rollout", self.rollout.complaints()),
         ];
         let complaints = sections.into_iter().flat_map(|(section, complaints)| {
             complaints.into_iter().map(move |(key, sentence)| (section, key, sentence))

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -23,6 +24,7 @@ use crate::t3::version::Version;
 use crate::verdict::{self, Binding, Covered, Document, Policy, Present};
 
 mod line;
+pub mod live;
 
 pub use line::Line;
 
@@ -51,7 +53,7 @@ impl Asked {
 /// A build that was judged, and why the verdict is not about the present situation, where it is not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    pub document: Document,
+    pub document: Arc<Document>,
     pub elsewhere: Option<(Elsewhere, String)>,
 }
 

@@ -21,7 +21,7 @@ mod reader;
 mod store;
 mod writer;
 
-pub use reader::{EventFilter, Filter, Page, Reader};
+pub use reader::{EventFilter, Filter, Page, ReadError, Reader};
 
 /// Outcomes that wait for the writer; a thousand users' pulses for half a minute.
 const QUEUE: usize = 8192;

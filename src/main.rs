@@ -23,6 +23,7 @@ mod outcome;
 mod pause;
 mod pins;
 mod probe;
+mod rollout;
 mod serve;
 mod sim;
 mod spool;

@@ -14,6 +14,7 @@ mod probe;
 mod prober;
 mod process;
 mod reference;
+mod rollout;
 mod series;
 mod state;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub struct Metrics {
     pub credential: credential::Credential,
     pub verdicts: verdict::Verdicts,
     pub enforcer: enforcer::Enforcer,
+    pub rollout: rollout::Rollout,
     pub prober: prober::Prober,
     process: process::Process,
 }
@@ -88,6 +90,7 @@ impl Metrics {
             credential: credential::Credential::register(&mut book),
             verdicts: verdict::Verdicts::register(&mut book),
             enforcer: enforcer::Enforcer::register(&mut book),
+            rollout: rollout::Rollout::register(&mut book),
             prober: prober::Prober::register(&mut book),
             process: process::Process::register(&mut book),
             book,

@@ -40,6 +40,7 @@ mod metrics;
 mod page;
 pub mod probe;
 mod reload;
+mod rollout;
 mod status;
 mod story;
 mod user;
@@ -117,6 +118,8 @@ pub struct Seen {
     pub candidates: watch::Receiver<Arc<Vec<Candidate>>>,
     /// Builds that wait to be judged.
     pub line: Line,
+    /// The configuration as it is now.
+    pub config: watch::Receiver<Arc<crate::config::Config>>,
 }
 
 impl std::ops::Deref for Surfaces {
@@ -193,6 +196,7 @@ fn router(surfaces: Surfaces) -> Router {
         .route("/-/reload", post(reload::reload))
         .route("/api/v1/verdicts", get(verdicts::list).post(verdicts::ask))
         .route("/api/v1/verdicts/{version}", get(verdicts::one))
+        .route("/api/v1/rollout/{version}", get(rollout::rollout))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .route_layer(axum::middleware::from_fn_with_state(surfaces.clone(), access::require));
     Router::new()

@@ -19,6 +19,7 @@ mod helper_verb;
 mod json;
 mod next;
 mod place;
+mod rollout;
 mod run;
 mod verdict;
 
@@ -31,6 +32,7 @@ pub use front_door::{Asker, CloseCause, Initiator, Refusal};
 pub use helper_verb::HelperVerb;
 pub use json::{seconds, utc};
 pub use place::Place;
+pub use rollout::{Basis, Decision};
 pub use run::{Facts, Run, StateFacts, StepResult};
 pub use verdict::{Elsewhere, Grounds, Rehearsal, RehearsalStep, Risk, Rollback, Verdict};
 pub use words::UnknownWord;
@@ -386,6 +388,8 @@ mod tests {
         check(Rehearsal::ALL, Rehearsal::as_str);
         check(RehearsalStep::ALL, RehearsalStep::as_str);
         check(Elsewhere::ALL, Elsewhere::as_str);
+        check(Decision::ALL, Decision::as_str);
+        check(Basis::ALL, Basis::as_str);
         check(RestoreStep::ALL, RestoreStep::as_str);
         check(End::ALL, End::as_str);
         check(Hold::ALL, Hold::as_str);

@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use crate::board::{Before, Board};
 use crate::config::{Config, Source};
 use crate::credential;
-use crate::docket::Line;
 use crate::enforce;
 use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
@@ -30,15 +29,18 @@ use crate::t3::door::Door;
 use self::front::Front;
 
 mod backups;
+mod builds;
 mod credentials;
 mod front;
 mod gating;
 mod log;
+mod rollouts;
 mod upgrades;
 mod verdicts;
 mod versions;
 
 pub use self::backups::Standings;
+use self::builds::{Builds, Means};
 
 /// How often files that other processes write are looked at: an event is in the metrics within a second.
 const LOOK: Duration = Duration::from_millis(500);
@@ -124,7 +126,7 @@ pub async fn run(
     let history = Arc::new(History::open(&config.state_dir.join("history.sqlite"), &config.history).await);
     let mut credentials = credential::Watch::default();
     credentials.configure(&config.credential);
-    let service = Service {
+    let service = Box::new(Service {
         credentials: Arc::new(Mutex::new(credentials)),
         metrics,
         front,
@@ -141,29 +143,17 @@ pub async fn run(
         source,
         current: watch::Sender::new(Arc::new(config.clone())),
         config,
-    };
+    });
     let said = versions::Said::default();
-    let (line, tracked, named) = (Line::default(), gating::Tracked::default(), versions::Named::default());
-    let known = watch::Sender::default();
-    let gating = Arc::new(gating::Gating {
+    let means = Means {
         config: service.current.subscribe(),
         source: service.source.path().to_owned(),
-        metrics: service.metrics.clone(),
-        line: line.clone(),
-        known: known.subscribe(),
-        tracked: tracked.clone(),
-        pace: Arc::default(),
-    });
-    let candidates = known.subscribe();
-    let verdicts = verdicts::Verdicts {
-        config: service.current.subscribe(),
         metrics: service.metrics.clone(),
         history: history.clone(),
         inventory: service.inventory.clone(),
         board: service.board.clone(),
-        named: named.clone(),
-        known,
     };
+    let Builds { candidates, line, tracked, named } = Builds::begin(means, &tasks, &stop);
     let watch = versions::Versions {
         pins: service.config.pins.clone(),
         t3: service.config.t3.clone(),
@@ -203,6 +193,7 @@ pub async fn run(
         candidates,
         line,
         enforcer: service.enforcer.clone(),
+        config: service.current.subscribe(),
         reload,
     };
     doors.serve(seen, &tasks, &stop);
@@ -219,9 +210,6 @@ pub async fn run(
         memory: service.config.state_dir.join("credentials.json"),
     };
     tasks.spawn(credentials.watch(stop.clone()));
-    tasks.spawn(verdicts.watch(stop.clone()));
-    tasks.spawn(gating.clone().judge(stop.clone()));
-    tasks.spawn(gating.track(stop.clone()));
     tracing::info!(%address, "t3-prober serves");
     ready(address);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -244,7 +232,7 @@ pub async fn run(
 impl Service {
     /// The main loop: ends when the program is told to stop.
     async fn work(
-        mut self,
+        mut self: Box<Self>,
         mut finished: mpsc::Receiver<Run>,
         mut acts: mpsc::Receiver<BackupRun>,
         mut reloads: mpsc::Receiver<Reload>,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use crate::outcome::{
-    Asker, BackupAct, CloseCause, CredentialState, End, Ended, Endpoint, Evidence, Flaw, Grounds, Initiator,
-    Kind, Place, Reason, Refusal, Rehearsal, RehearsalStep, Rollback, RowState, SessionKind, Skip, StateFile,
-    Step, Verb, Verdict,
+    Asker, BackupAct, CloseCause, CredentialState, Decision, End, Ended, Endpoint, Evidence, Flaw, Grounds,
+    Initiator, Kind, Place, Reason, Refusal, Rehearsal, RehearsalStep, Rollback, RowState, SessionKind, Skip,
+    StateFile, Step, Verb, Verdict,
 };
 
 /// One label, as METRICS.md shows it.
@@ -59,6 +59,7 @@ closed_sets!(
     BackupAct,
     CloseCause,
     CredentialState,
+    Decision,
     End,
     Ended,
     Endpoint,

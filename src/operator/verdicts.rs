@@ -160,7 +160,7 @@ fn answer(surfaces: &Surfaces, version: &Version, found: Option<&Candidate>) -> 
             (StatusCode::NOT_FOUND, "none".to_owned(), detail, Value::Null)
         }
         Some(candidate) => {
-            let document = serde_json::to_value(&candidate.document).unwrap_or_default();
+            let document = serde_json::to_value(&*candidate.document).unwrap_or_default();
             match candidate.elsewhere_at(SystemTime::now()) {
                 Some((why, detail)) => (StatusCode::CONFLICT, why.to_string(), detail, document),
                 None => {

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often what is known is measured against the present situation.
 const MEASURE: u32 = 20;
 /// Older ones are asked for in the files.
-const KEPT: usize = 40;
+const KEPT: usize = 12;
 /// Besides the versions that are in use or wanted.
 const NEWEST: usize = 2;
 
@@ -50,7 +50,7 @@ impl Verdicts {
     /// Looks until it is told to stop.
     pub async fn watch(self, stop: CancellationToken) {
         let dir = self.config.borrow().state_dir.clone();
-        let mut documents = verdict::recent(&dir, KEPT);
+        let mut documents = recent(&dir);
         let (mut recorded, mut streak) = self.remembered(&documents).await;
         let mut measured = docket::Measured::default();
         let (mut stamps, mut round) = (None, 0);
@@ -61,7 +61,7 @@ impl Verdicts {
             let is_new = now != stamps;
             if is_new {
                 stamps = now;
-                documents = verdict::recent(&dir, KEPT);
+                documents = recent(&dir);
                 for document in documents.iter().rev() {
                     self.take_in(document, &mut recorded, &mut streak);
                 }
@@ -81,7 +81,7 @@ impl Verdicts {
 
     /// What the history holds already, and how many verdicts in a row it ends with that are no pass. Without a history
     /// what lies in the files is taken for known, so that nothing is recorded twice.
-    async fn remembered(&self, documents: &[Document]) -> (BTreeSet<Mark>, u64) {
+    async fn remembered(&self, documents: &[Arc<Document>]) -> (BTreeSet<Mark>, u64) {
         let filter = EventFilter { kind: Some(EventKind::Verdict), ..EventFilter::default() };
         match self.history.reader().events(filter).await {
             Ok(page) => {
@@ -93,7 +93,7 @@ impl Verdicts {
                 tracing::warn!(%error, "the history of verdicts cannot be read; the streak of refusals is told from the files");
                 let streak =
                     documents.iter().take_while(|document| document.verdict != Verdict::Pass).count();
-                (documents.iter().map(mark).collect(), streak as u64)
+                (documents.iter().map(|document| mark(document)).collect(), streak as u64)
             }
         }
     }
@@ -127,7 +127,7 @@ impl Verdicts {
 
     /// Which of them are about the present situation: users as the inventory has them, databases as the probes saw them
     /// last.
-    async fn measure(&self, documents: &[Document], measured: &mut docket::Measured) -> Vec<Candidate> {
+    async fn measure(&self, documents: &[Arc<Document>], measured: &mut docket::Measured) -> Vec<Candidate> {
         let config = self.config.borrow().clone();
         let levels: HashMap<String, u32> = {
             let board = lock(&self.board);
@@ -193,6 +193,11 @@ fn refusal(document: &Document) -> Refused<'_> {
             Outcome::Ok | Outcome::Skipped(_) => None,
         }),
     }
+}
+
+/// A document is large where there are many users; everybody looks at the same.
+fn recent(state_dir: &Path) -> Vec<Arc<Document>> {
+    verdict::recent(state_dir, KEPT).into_iter().map(Arc::new).collect()
 }
 
 /// Which files there are, and when each was renamed into place.

@@ -48,6 +48,7 @@ mod inventory;
 mod metrics;
 mod operator;
 mod outage;
+mod rollout;
 mod secrets;
 mod serve;
 mod sim;

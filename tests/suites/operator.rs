@@ -22,6 +22,7 @@ const GUARDED: &[(&str, &str)] = &[
     ("GET", "/api/v1/verdicts"),
     ("GET", "/api/v1/verdicts/0.0.26"),
     ("POST", "/api/v1/verdicts"),
+    ("GET", "/api/v1/rollout/0.0.26"),
 ];
 const OPEN: &[&str] = &["/", "/users/ann", "/live.js", "/metrics", "/-/healthy", "/-/ready"];
 

@@ -255,7 +255,7 @@ async fn a_history_of_a_newer_version_is_refused_and_left_as_it_was() {
     let trouble = history.trouble().expect("trouble");
     assert!(trouble.detail.contains("newer t3-prober (schema 99, this one knows 1)"), "{}", trouble.detail);
     let refused = history.reader().runs(Filter::default()).await.expect_err("refused");
-    assert!(matches!(refused, reader::ReadError::Newer(99)), "{refused}");
+    assert!(matches!(refused, ReadError::Newer(99)), "{refused}");
     close(&history).await;
     assert_eq!(std::fs::read(place.file()).expect("read"), before);
     assert_eq!((history.counts().put_aside, history.counts().lost), (0, 1));

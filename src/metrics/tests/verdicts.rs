@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::noon;
 use crate::metrics::{Judged, Metrics, Refused};
-use crate::outcome::{Grounds, Reason, Rehearsal, RehearsalStep, Rollback, Verdict};
+use crate::outcome::{Decision, Grounds, Reason, Rehearsal, RehearsalStep, Rollback, Verdict};
 
 /// A build that passed and one that did not.
 pub fn record(metrics: &Metrics) {
@@ -30,4 +30,5 @@ pub fn record(metrics: &Metrics) {
     metrics.verdicts.made(verdict);
     metrics.verdicts.set_streak(1);
     metrics.verdicts.gate(true, 2);
+    metrics.rollout.state(&[("0.0.26".to_owned(), Decision::Hold)]);
 }
