@@ -8,6 +8,7 @@ mod dispatch;
 mod dispatch_table;
 mod faults;
 mod fleet;
+mod gate;
 mod outage;
 mod report;
 mod scrape;
@@ -48,6 +49,7 @@ const BENCHES: &[(&str, &str, fn())] = &[
         snapshot::run,
     ),
     ("state", "25 databases that change between two rounds: CPU of a look (2 minutes)", state::run),
+    ("gate", "a verdict for three users, beside its slowest chain of rehearsals (1 minute)", gate::run),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];
 
