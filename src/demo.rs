@@ -33,6 +33,9 @@ const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "
 const HOST_COMMAND: &str = "0.0.33";
 /// The build that caused the outage: its migrations touch nothing but the authentication tables.
 const CULPRIT: &str = "0.0.26";
+/// Builds that nobody has yet: a good one, and one whose logins set no cookie.
+const CANDIDATES: [(&str, &[&str]); 2] =
+    [("0.0.34-nightly.1", &[]), ("0.0.34-nightly.2", &["--mutation", "no-cookie"])];
 /// Where the front door is, or the next free port after it.
 const FRONT_DOOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
@@ -101,7 +104,10 @@ impl World {
     /// Starts the fleet, and waits until it answers. Whoever was started is in `fleet`, however this ends.
     async fn people(&self, fleet: &mut Vec<Instance>) -> anyhow::Result<()> {
         for version in FLEET.iter().map(|(_, version)| *version).chain([CULPRIT]) {
-            self.install(version).await?;
+            self.install(version, &[]).await?;
+        }
+        for (version, manner) in CANDIDATES {
+            self.install(version, manner).await?;
         }
         for (user, version) in FLEET {
             fleet.push(self.start(user, version)?);
@@ -143,10 +149,10 @@ impl World {
         self.dir.join("home").join(user).join(".t3")
     }
 
-    async fn install(&self, version: &str) -> anyhow::Result<()> {
+    async fn install(&self, version: &str, manner: &[&str]) -> anyhow::Result<()> {
         let into = self.dir.join("installs").join(version);
         let mut install = Command::new(&self.program);
-        install.args(["sim", "install"]).arg(into).arg(version).kill_on_drop(true);
+        install.args(["sim", "install"]).arg(into).arg(version).args(manner).kill_on_drop(true);
         let status = install.status().await;
         anyhow::ensure!(
             status.context("cannot run the stand-in t3")?.success(),
@@ -260,6 +266,27 @@ impl World {
                 .into(),
             ),
             (
+                "gate".to_owned(),
+                toml::Table::from_iter([
+                    ("hold".to_owned(), "2s".into()),
+                    ("keep_free_mib".to_owned(), 64.into()),
+                    // The stand-in's builds are this program under other names.
+                    (
+                        "expose".to_owned(),
+                        toml::Value::Array(
+                            self.program
+                                .parent()
+                                .map(|dir| dir.display().to_string().into())
+                                .into_iter()
+                                .collect(),
+                        ),
+                    ),
+                    // A laptop without bubblewrap is no reason to show nothing.
+                    ("require_box".to_owned(), false.into()),
+                ])
+                .into(),
+            ),
+            (
                 "operator".to_owned(),
                 toml::Table::from_iter([("listen".to_owned(), listen.to_string().into())]).into(),
             ),
@@ -278,6 +305,7 @@ impl World {
     ) -> String {
         let (program, dir, config) = (self.program.display(), self.dir.display(), config.display());
         let cid = self.base_dir("cid");
+        let [(good, _), (bad, _)] = CANDIDATES;
         let mut text = format!(
             "\nA fleet of {} simulated t3 servers is running below {dir}; nothing of yours is touched.\n\n",
             fleet.len()
@@ -303,6 +331,10 @@ Look at it:
   history       http://{address}/history
   metrics       http://{address}/metrics
   one probe     {program} --config {config} probe
+
+Ask whether a new build is safe to give to them, and see what the page says of it:
+  {program} --config {config} gate {good}        the good one
+  {program} --config {config} gate {bad}        a broken one
 
 Break something, in another terminal, and watch the page name it:
   {program} sim fault {dir}/home/ann/.t3 --help        the faults there are

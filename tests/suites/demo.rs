@@ -122,6 +122,15 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.starts_with("HTTP/1.1 302 ") && said.contains("Set-Cookie: t3_session"), "{said}");
 
+    let (code, said) = demo.run("gate 0.0.34-nightly.1");
+    assert!(
+        code == Some(0) && said.contains("pass [all_passed]: t3 0.0.34-nightly.1 does everything"),
+        "{said}"
+    );
+    let (code, said) = demo.run("gate 0.0.34-nightly.2");
+    assert!(code == Some(1) && said.contains("exchange of <fresh> is failed(no_cookie)"), "{said}");
+    demo.until_page_says("The last refusal: <strong>0.0.34-nightly.2</strong>");
+
     let (code, help) = demo.run(".t3 --help");
     assert!(code == Some(0) && help.contains("exchange-500"), "{help}");
     let (code, said) = demo.run("exchange-500 on");
