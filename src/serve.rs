@@ -172,6 +172,7 @@ pub async fn run(
     };
     let (ended, acts) = mpsc::channel(64);
     let keeper = backups::Keeper {
+        state_dir: service.config.state_dir.clone(),
         section: service.config.backup.clone(),
         t3: service.config.t3.clone(),
         inventory: service.inventory.clone(),

@@ -82,7 +82,17 @@ impl Whom {
     }
 }
 
+/// A take prunes, and a rollout that is under way relies on its copies.
+fn nothing_is_under_way(config: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !crate::enforce::lock::is_busy(&config.state_dir),
+        "a rollout or a restore is under way and takes its own snapshots; try again when it has ended"
+    );
+    Ok(())
+}
+
 async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
+    nothing_is_under_way(config)?;
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);
@@ -96,6 +106,7 @@ async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
 
 /// Whatever is due for each user.
 async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
+    nothing_is_under_way(config)?;
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
         let instance = instance_of(&target);

@@ -2,13 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::journal::make;
+use super::journal::{Ledger, make};
 
 /// Held while instances are stopped, moved and started.
 pub struct Lock(#[expect(dead_code, reason = "what is held is the lock")] Flock<File>);
@@ -26,6 +26,21 @@ pub fn claim(state_dir: &Path) -> io::Result<Option<Lock>> {
     }
 }
 
+/// Whether a rollout is under way, be it that its process was killed: snapshots that it relies on must not be pruned, and
+/// nothing else may stop or start instances.
+pub fn is_busy(state_dir: &Path) -> bool {
+    let dir = super::dir(state_dir);
+    if Ledger::exists(&dir) {
+        return true;
+    }
+    // Asking for the lock would take it away from an enforcer that starts at this moment.
+    let Ok(lock) = std::fs::metadata(dir.join("lock")) else { return false };
+    procfs::locks().unwrap_or_default().iter().any(|held| {
+        let device = nix::sys::stat::makedev(u64::from(held.devmaj), u64::from(held.devmin));
+        held.inode == lock.ino() && device == lock.dev()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,7 +50,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = claim(dir.path()).expect("the file").expect("nobody has it");
         assert!(claim(dir.path()).expect("the file").is_none());
+        assert!(is_busy(dir.path()));
         drop(first);
+        assert!(!is_busy(dir.path()));
         assert!(claim(dir.path()).expect("the file").is_some());
     }
 }

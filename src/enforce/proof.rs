@@ -10,14 +10,17 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::canary::{Opinion, Watch, Why};
 use crate::config::Config;
+use crate::dispatch::Keys;
 use crate::inventory::Target;
-use crate::outcome::{Outcome, Run, Skip, Step, Trigger};
+use crate::outcome::{Failure, Kind, Outcome, Reason, Run, Skip, Step, Trigger};
+use crate::probe::front::Kept;
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
 use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::spool::{self, Event, Spool};
 use crate::t3::access::Access;
+use crate::t3::door::Door;
 use crate::t3::version::Version;
 
 /// Between two tries of a login that has to succeed.
@@ -39,20 +42,22 @@ pub struct Prover {
 struct Learned {
     memory: Memory,
     leftovers: Leftovers,
+    /// The session for visits through the dispatch.
+    kept: Kept,
 }
 
 impl Prover {
-    pub fn new(config: &Config, targets: &[Target]) -> Self {
+    pub fn new(config: &Config, targets: &[Target]) -> Result<Self, Failure> {
         let access = config.helper.access(&config.t3, &config.state_dir);
         let spool = config.state_dir.join("spool");
-        Self {
-            shared: Shared::new(config.probe.clone(), config.t3.clone(), access),
+        Ok(Self {
+            shared: Shared::new(config.probe.clone(), config.t3.clone(), access).behind(door(config)?),
             // Without a service that takes it in, there is nobody to tell.
             spool: spool.is_dir().then(|| Spool::new(spool, spool::Limits::default())),
             pulse_interval: config.probe.pulse_interval,
             handshake_interval: config.enforce.login_interval,
             known: targets.iter().map(|target| (target.user.to_string(), Mutex::default())).collect(),
-        }
+        })
     }
 
     /// Why no login can be tried at anybody's instance, where that is so: t3's command, run by another account, would
@@ -89,23 +94,41 @@ impl Prover {
         self.shared.pulse(&instance_of(target), &mut known.lock().await.memory, Trigger::Demand).await
     }
 
-    /// One login, if the pulse before it did not say that none can be tried.
+    /// One login, if the pulse before it did not say that none can be tried; and where there is a way through the
+    /// dispatch, a visit by it: some builds break only there.
     pub async fn login(&self, target: &Target, pulsed: Option<Outcome>) -> Run {
         let known = Known { withheld: target.withheld, pulsed };
-        let mut learned = Leftovers::default();
-        let mut lent = match self.known.get(target.user.as_str()) {
-            Some(of_user) => Some(of_user.lock().await),
-            None => None,
-        };
-        let leftovers = lent.as_mut().map_or(&mut learned, |of_user| &mut of_user.leftovers);
-        let instance = instance_of(target);
-        let run = Box::pin(self.shared.handshake(&instance, known, leftovers, Trigger::Demand)).await;
+        let Some(of_user) = self.known.get(target.user.as_str()) else { return self.look(target).await.1 };
+        let mut of_user = of_user.lock().await;
+        let (instance, trigger) = (instance_of(target), Trigger::Demand);
+        let login = self.shared.handshake(&instance, known, &mut of_user.leftovers, trigger);
+        let login = Box::pin(login).await;
+        self.tell(&login);
+        if !login.outcome().is_ok() || !self.shared.has_a_door() {
+            return login;
+        }
+        let known = Known { pulsed: Some(Outcome::Ok), ..known };
+        let visit = self.shared.visit(&instance, &target.identity, known, &mut of_user.kept, trigger);
+        let visit = Box::pin(visit).await;
+        self.tell(&visit);
+        if visit.outcome().is_ok() { login } else { visit }
+    }
+
+    /// Ends the sessions that were kept for visits.
+    pub async fn leave(&self, targets: &[Target]) {
+        for target in targets {
+            if let Some(of_user) = self.known.get(target.user.as_str()) {
+                self.shared.leave(&instance_of(target), &mut of_user.lock().await.kept).await;
+            }
+        }
+    }
+
+    fn tell(&self, run: &Run) {
         if let Some(spool) = &self.spool
             && let Err(error) = spool.put(&Event::Run(run.clone()))
         {
             tracing::debug!(%error, "a login is not in the metrics");
         }
-        run
     }
 
     /// Waits until somebody has logged in to a freshly started instance of this version.
@@ -128,7 +151,7 @@ impl Prover {
                     let user = target.user.to_string();
                     return Err(Why { user, step: Step::Version, reason: OTHER_VERSION.to_owned(), detail });
                 }
-                Outcome::Failed(_) if run.kind == crate::outcome::Kind::Handshake => failures += 1,
+                Outcome::Failed(_) if run.kind != Kind::Pulse => failures += 1,
                 Outcome::Failed(_) | Outcome::Skipped(_) => failures = 0,
             }
             if failures >= CONFIRMED || Instant::now() >= deadline {
@@ -205,4 +228,14 @@ pub const OTHER_VERSION: &str = "other_version";
 /// Whether the supervisor says that an instance was stopped on purpose.
 pub fn is_stopped(pulse: &Run) -> bool {
     pulse.outcome() == Outcome::Skipped(Skip::NotRunning)
+}
+
+/// The way through the dispatch, where the configuration names one.
+fn door(config: &Config) -> Result<Option<Door>, Failure> {
+    let Some(address) = config.probe.front else { return Ok(None) };
+    let mut uids = vec![0, nix::unistd::geteuid().as_raw()];
+    uids.extend(&config.probe.front_uids);
+    let door = Keys::read(&config.dispatch).and_then(|keys| keys.door(address, uids));
+    door.map(Some)
+        .map_err(|error| Failure::new(Reason::Unreadable, format!("no way through the dispatch: {error:#}")))
 }

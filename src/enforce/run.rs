@@ -62,7 +62,11 @@ pub async fn run(
         }
         Ok(_lock) => match prepared(request, config, config_file, say) {
             Err(stop) => (Report::stopped(stop, None), true),
-            Ok(run) => (Box::pin(run.to_the_end()).await, true),
+            Ok(run) => {
+                let report = Box::pin(run.to_the_end()).await;
+                run.moves.prover.leave(&run.targets).await;
+                (report, true)
+            }
         },
     };
     if ours && !request.dry_run {
@@ -121,7 +125,7 @@ fn prepared<'a>(
         config,
         service,
         links: Links::new(&config.t3.installs, config.pins.last_good.as_deref()),
-        prover: Prover::new(config, &targets),
+        prover: Prover::new(config, &targets)?,
         access: config.helper.access(&config.t3, &config.state_dir),
         say,
     };

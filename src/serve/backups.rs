@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock;
 use crate::backup::{self, Duty, Ourselves, Standing};
+use crate::enforce;
 use crate::inventory::{Target, Watch};
 use crate::metrics::{Metrics, Snapshots};
 use crate::outcome::BackupRun;
@@ -38,6 +39,7 @@ pub struct Backups {
 
 /// What does the acts that are due.
 pub struct Keeper {
+    pub state_dir: PathBuf,
     pub section: backup::Section,
     pub t3: t3::Section,
     pub inventory: Watch,
@@ -99,7 +101,8 @@ impl Keeper {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let dir: PathBuf = self.section.dir.clone();
-            if !dir.is_dir() {
+            // A rollout takes its own copies, and relies on them.
+            if !dir.is_dir() || enforce::lock::is_busy(&self.state_dir) {
                 continue;
             }
             resting.retain(|_, until| *until > Instant::now());

@@ -1,7 +1,7 @@
 //! Builds judged in the background, one at a time and last in line for the machine: those that somebody asked for, and
 //! those that a followed tag brings. Never beside an upgrade or a restore: these move the ground that the gate stands on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,7 @@ use super::lock;
 use super::verdicts::Known;
 use crate::config::Config;
 use crate::docket::Line;
+use crate::enforce;
 use crate::gate::boxed::{first_line, on_path};
 use crate::gate::track::Pace;
 use crate::metrics::Metrics;
@@ -119,7 +120,7 @@ impl Gating {
     /// Runs the gate, and waits before it and gives it up where something else changes the host; `false`: once more.
     async fn run(&self, version: &Version) -> bool {
         let config = self.config.borrow().clone();
-        while is_changing(&config.state_dir) {
+        while enforce::lock::is_busy(&config.state_dir) {
             sleep(LOOK).await;
         }
         let mut gate = match self.start(version) {
@@ -139,7 +140,7 @@ impl Gating {
                     tracing::error!(%error, %version, "the gate cannot be waited for");
                     return true;
                 }
-                Err(_) if is_changing(&config.state_dir) => {
+                Err(_) if enforce::lock::is_busy(&config.state_dir) => {
                     tracing::info!(%version, "an upgrade or a restore begins; the gate is given up and comes again");
                     // Its boxes die with it.
                     let _ = gate.kill().await;
@@ -215,16 +216,4 @@ async fn resolve(config: &Config, tag: &str) -> Result<Version, String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
     last.parse().map_err(|error| format!("{program} prints no version: {error}"))
-}
-
-/// Whether an upgrade or a restore holds its lock. It is only looked at: taking it, were it for a moment, would turn
-/// an upgrade away that begins just then.
-fn is_changing(state_dir: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = std::fs::metadata(state_dir.join("enforce/lock")) else { return false };
-    let locks = procfs::locks().unwrap_or_default();
-    locks.iter().any(|held| {
-        let device = nix::sys::stat::makedev(u64::from(held.devmaj), u64::from(held.devmin));
-        held.inode == metadata.ino() && device == metadata.dev()
-    })
 }

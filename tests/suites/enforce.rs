@@ -1,7 +1,9 @@
 //! The enforcer over simulated users, with the real program: a good build reaches all, a bad one nobody for long.
 
-use crate::support::fleet::{Fleet, has_message};
-use crate::support::world::wait_for;
+use crate::support::door::section;
+use crate::support::fleet::{Fleet, has_message, script_at};
+use crate::support::free_port::free_port;
+use crate::support::world::{http, wait_for};
 
 const OLD: &str = "0.0.24";
 const NEW: &str = "0.0.33";
@@ -164,4 +166,158 @@ fn a_gate_that_says_no_or_nothing_changes_nothing() {
         fleet.everybody_is_on(OLD);
         assert!(!fleet.path("installs").join(NEW).exists(), "{said}");
     }
+}
+
+#[test]
+fn a_build_that_fails_for_one_users_data_only_is_rolled_back_for_all() {
+    let fleet = fleet("");
+    fleet.install_broken(NEW, "fails-for-one-user=/srv/of-cid");
+    let folder = fleet.path("srv/of-cid");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut add = std::process::Command::new(fleet.world.t3(OLD));
+    add.args(["project", "add"]).arg(&folder).arg("--base-dir").arg(fleet.world.base_dir("cid"));
+    assert!(add.stdout(std::process::Stdio::null()).status().expect("t3").success());
+    let said = fleet.enforce(&["--to", NEW]).exits(1);
+    assert!(said.contains("ann: on t3 0.0.33") && said.contains("t3 0.0.33 is bad: cid fails at"), "{said}");
+    assert!(said.contains("ann, bob, cid are where they were"), "{said}");
+    fleet.everybody_is_on(OLD);
+}
+
+#[test]
+fn a_build_that_fails_behind_the_dispatch_only_is_rolled_back() {
+    let (port, operator) = (free_port(), free_port());
+    let fleet = fleet("");
+    let key = fleet.path("probe.key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef").expect("a key");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
+    let fleet =
+        fleet.configured(&format!("{}probe_key_file = \"{}\"\n", section(port, operator), key.display()));
+    let text = std::fs::read_to_string(fleet.path("config.toml")).expect("the configuration");
+    let text = text.replace("[probe]\n", &format!("[probe]\nfront = \"127.0.0.1:{port}\"\n"));
+    std::fs::write(fleet.path("config.toml"), text).expect("written");
+    let mut dispatch =
+        fleet.world.command(&["dispatch"]).stderr(std::process::Stdio::null()).spawn().expect("it");
+    wait_for("the dispatch", || {
+        http(operator, "GET", "/-/healthy", &[]).ok().filter(|answer| answer.status == 200)
+    });
+    fleet.install_broken(NEW, "fails-behind-proxy");
+    let said = fleet.enforce(&["--to", NEW]);
+    dispatch.kill().expect("killed");
+    dispatch.wait().expect("reaped");
+    let said = said.exits(1);
+    assert!(said.contains("t3 0.0.33 is bad: ann fails at front"), "{said}");
+    fleet.everybody_is_on(OLD);
+}
+
+/// Kills the enforcer with SIGKILL as soon as the journal holds `sign`; answers whether it was still at work.
+fn killed_at(fleet: &Fleet, sign: impl Fn(&serde_json::Value) -> bool) -> bool {
+    let mut enforcer = fleet
+        .command(&["--to", NEW])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program");
+    wait_for("the step or the end", || {
+        let there = fleet.journal().is_some_and(|journal| sign(&journal));
+        (there || enforcer.try_wait().expect("a child").is_some()).then_some(())
+    });
+    enforcer.kill().expect("killed");
+    enforcer.wait().expect("reaped").code().is_none()
+}
+
+fn at(step: &'static str) -> impl Fn(&serde_json::Value) -> bool {
+    move |journal| {
+        journal["moves"].as_array().is_some_and(|moves| moves.iter().any(|entry| entry["step"] == step))
+    }
+}
+
+/// At each step of the way to a good build: killed there, the next run brings everybody to it.
+#[test]
+fn killed_on_the_way_forward_the_next_run_goes_on_to_the_end() {
+    let fleet = Fleet::on(OLD, &["ann", "bob"], &format!("{PASSES}soak = \"1s\"\n"));
+    fleet.write_message("ann", "before");
+    let mut killed = 0;
+    for step in ["stopping", "copied", "linked", "proven"] {
+        killed += u32::from(killed_at(&fleet, at(step)));
+    }
+    killed += u32::from(killed_at(&fleet, |journal| journal["groups"] == 1));
+    assert!(killed >= 3, "it was never hit in the middle: {killed}");
+    fleet.enforce(&["--to", NEW]).exits(0);
+    fleet.everybody_is_on(NEW);
+    assert!(fleet.has_message("ann", "before") && fleet.journal().is_none());
+    assert!(fleet.aside("ann").is_empty(), "nothing was put aside");
+}
+
+/// At each step of the way back from a bad build: killed there, the next run brings everybody back.
+#[test]
+fn killed_on_the_way_back_the_next_run_goes_on_to_the_end() {
+    let fleet = Fleet::on(OLD, &["ann", "bob"], &format!("{PASSES}soak = \"2s\"\n"));
+    fleet.install_broken(NEW, "fails-on-third-login=6");
+    fleet.write_message("ann", "before");
+    let mut killed = 0;
+    for step in ["returning", "unlinked"] {
+        killed += u32::from(killed_at(&fleet, at(step)));
+    }
+    killed += u32::from(killed_at(&fleet, |journal| {
+        journal["moves"]
+            .as_array()
+            .is_some_and(|moves| moves.iter().any(|entry| entry["restoring"].is_string()))
+    }));
+    assert!(killed >= 2, "it was never hit in the middle: {killed}");
+    let said = fleet.enforce(&["--to", NEW]);
+    assert!(said.exit == 1 || said.exit == 3, "{}", said.text);
+    fleet.everybody_is_on(OLD);
+    assert_eq!(fleet.world.level("ann"), 30);
+    assert!(fleet.has_message("ann", "before") && fleet.journal().is_none() && fleet.freeze_file().exists());
+}
+
+#[test]
+fn run_below_an_instance_it_refuses_and_prints_the_command_to_run_from_outside() {
+    let fleet = Fleet::on(OLD, &["ann"], PASSES);
+    // The instance is our shell's own process, as it is for an agent that a user's server has started.
+    let script = fleet.path("agent");
+    let (program, config) = (crate::support::world::PROGRAM, fleet.path("config.toml"));
+    script_at(
+        &script,
+        &format!(
+            "#!/bin/sh\nserver=$$\nsed -i \"s/\\\"pid\\\":[0-9]*/\\\"pid\\\":$server/\" \"$1\"\n\
+             {program} --config {} enforce --to {NEW} --except ann\nexit $?\n",
+            config.display()
+        ),
+    );
+    let runtime = fleet.world.base_dir("ann").join("userdata/server-runtime.json");
+    let before = std::fs::read_to_string(&runtime).expect("a running instance");
+    let output = std::process::Command::new(&script).arg(&runtime).output().expect("the agent");
+    std::fs::write(&runtime, before).expect("as it was");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("systemd-run --pipe t3-prober --config") && said.contains("[held: inside]"),
+        "{said}"
+    );
+    fleet.everybody_is_on(OLD);
+}
+
+#[test]
+fn every_end_is_in_the_metrics_in_the_history_and_on_the_page() {
+    let fleet = fleet("");
+    let serving = fleet.world.serve();
+    fleet.install_broken(NEW, "fails-on-third-login");
+    fleet.enforce(&["--to", NEW]).exits(1);
+    serving.until_metric("t3_enforcer_runs_total{outcome=\"rolled_back\"}", |value| value == 1.0);
+    serving.until_metric("t3_enforcer_frozen", |value| value == 1.0);
+    std::fs::remove_file(fleet.freeze_file()).expect("thawed");
+    fleet.busy("cid", true);
+    fleet.enforce(&["--to", "0.0.26"]).exits(0);
+    serving.until_metric("t3_enforcer_deferred_since_timestamp_seconds{user=\"cid\"}", |value| value > 1e9);
+    serving.until_metric("t3_enforcer_frozen", |value| value == 0.0);
+    let page = serving.page("/").body;
+    assert!(page.contains("cid stays since") && page.contains("ann, bob run t3 0.0.26"), "{page}");
+    serving.until_metric("t3_enforcer_runs_total{outcome=\"done\"}", |value| value == 1.0);
+    wait_for("both ends in the history", || {
+        let events = serving.history("/history/events?kind=upgrade");
+        let end = |event: &serde_json::Value| format!("{} {}", event["subject"], event["outcome"]);
+        let ends: Vec<_> = events.iter().map(end).collect();
+        (ends == [r#""0.0.26" "done""#, r#""0.0.33" "rolled_back""#]).then_some(())
+    });
 }

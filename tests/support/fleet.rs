@@ -56,6 +56,14 @@ impl Fleet {
         self.world.path(name)
     }
 
+    /// Adds to the end of the configuration.
+    pub fn configured(self, more: &str) -> Self {
+        let path = self.path("config.toml");
+        let text = std::fs::read_to_string(&path).expect("the configuration");
+        std::fs::write(path, format!("{text}{more}")).expect("written");
+        self
+    }
+
     /// Stops and starts as a service manager does: both may be asked twice, what is started is nobody's child.
     fn write_supervisor(&self) {
         let script = format!(

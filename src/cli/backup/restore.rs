@@ -156,6 +156,8 @@ async fn full(
         return Ok(dry());
     }
     let clock = Instant::now();
+    let alone = crate::enforce::lock::claim(&config.state_dir).context("cannot take the lock of upgrades")?;
+    let _alone = alone.context("an upgrade or another restore is at work; try again when it has ended")?;
     let restore = Restore { section: &config.backup, instance, snapshot: &snapshot, version, now };
     let mut how = String::new();
     let restored = restore

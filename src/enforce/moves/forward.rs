@@ -3,9 +3,10 @@
 use super::super::canary::Why;
 use super::super::journal::{Ledger, Move};
 use super::super::plan::{Deferred, Presence};
+use super::super::proof::OTHER_VERSION;
 use super::{Mishap, Moves, entry_of, unlinked, unwritten};
 use crate::inventory::Target;
-use crate::outcome::{Deferral, Failure, MoveStep};
+use crate::outcome::{Deferral, Failure, MoveStep, Reason};
 use crate::probe::instance_of;
 use crate::t3::version::Version;
 
@@ -98,12 +99,25 @@ impl Moves<'_> {
                     detail: failure.detail,
                 })
             })?;
-            self.prover.log_in(target, &to, self.service.start_timeout).await.map_err(Mishap::Build)?;
+            if let Err(why) = self.prover.log_in(target, &to, self.service.start_timeout).await {
+                return Err(self.weighed(ledger, &entry, why));
+            }
         }
         self.note(ledger, user, MoveStep::Proven).map_err(Mishap::Ours)?;
         let how = if entry.ran { "somebody logged in" } else { "it was stopped and stays so" };
         (self.say)(&format!("{user}: on t3 {to}; {how}"));
         Ok(())
+    }
+
+    /// A start command that does not go through the link is no fault of the build: what runs is the old one.
+    fn weighed(&self, ledger: &Ledger, entry: &Move, why: Why) -> Mishap {
+        if why.reason != OTHER_VERSION {
+            return Mishap::Build(why);
+        }
+        let failure = Failure::new(Reason::CliFailed, why.to_string());
+        let back = self.links.set(&entry.user, &entry.from).map_err(|error| unlinked(&entry.user, &error));
+        let noted = back.and_then(|()| self.note(ledger, &entry.user, MoveStep::Stopping));
+        Mishap::Ours(noted.err().unwrap_or(failure))
     }
 
     /// The copy that a rollback uses is taken while nothing runs: no message can come between the two.
