@@ -321,3 +321,34 @@ fn every_end_is_in_the_metrics_in_the_history_and_on_the_page() {
         (ends == [r#""0.0.26" "done""#, r#""0.0.33" "rolled_back""#]).then_some(())
     });
 }
+
+/// A file system of a few pages; `None` where this account may not mount one.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn at(path: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&path).expect("a directory");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"]).arg(&path);
+        let mounted = mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_backup_ends_it_before_anything_was_changed() {
+    let fleet = Fleet::on(OLD, &["ann"], PASSES);
+    let Some(_small) = Small::at(fleet.path("backups")) else { return };
+    let started = fleet.started("ann");
+    let said = fleet.enforce(&["--to", NEW]).exits(4);
+    assert!(said.contains("nothing was changed: no backup of ann") && said.contains("[no_space]"), "{said}");
+    fleet.everybody_is_on(OLD);
+    assert_eq!(fleet.started("ann"), started, "ann was not restarted");
+    assert!(fleet.journal().is_none());
+}
