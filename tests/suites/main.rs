@@ -49,6 +49,7 @@ mod metrics;
 mod operator;
 mod outage;
 mod rollout;
+mod pages;
 mod secrets;
 mod serve;
 mod sim;

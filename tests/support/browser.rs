@@ -71,7 +71,6 @@ impl Browser {
     }
 
     /// Sends these headers with every request, as an edge would add them.
-    #[allow(dead_code)] // Pages of the operator's need none.
     pub fn with_headers(&mut self, headers: &Value) {
         self.call("Network.setExtraHTTPHeaders", &json!({ "headers": headers }));
     }
@@ -98,7 +97,6 @@ impl Browser {
     }
 
     /// Waits until an expression is true in the page, whatever page that has become.
-    #[allow(dead_code)] // Not every test waits.
     pub fn until(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         let question = json!({ "expression": expression, "returnByValue": true });
@@ -117,7 +115,6 @@ impl Browser {
     }
 
     /// A picture of the whole page as a screen of this size shows it, in light or dark.
-    #[allow(dead_code)] // Not every test takes one.
     pub fn screenshot(&mut self, path: &Path, width: u32, height: u32, dark: bool) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", &size);

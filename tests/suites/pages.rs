@@ -1,0 +1,60 @@
+//! The status page in a real browser: on a phone and at a desk, in light and dark, renewed while it is looked at.
+
+use crate::support::browser::Browser;
+use crate::support::world::World;
+
+const QUICK: &str = "[probe]\npulse_interval = \"2s\"\npulse_timeout = \"1600ms\"\n";
+
+#[test]
+fn the_pages_fit_a_phone_and_a_desk_in_light_and_in_dark() {
+    let world = World::with(&[("ann", "0.0.33"), ("bob", "0.0.24")]).configured(QUICK);
+    let serving = world.serve();
+    for user in ["ann", "bob"] {
+        serving.until_ok(user, "handshake", true);
+    }
+    let Some(mut browser) = Browser::open("about:blank") else { return };
+    let pictures = tempfile::tempdir().expect("a directory");
+    for path in ["/", "/users/bob", "/history?user=ann"] {
+        browser.go(&format!("http://127.0.0.1:{}{path}", serving.port));
+        for (width, height) in [(390, 844), (1280, 900)] {
+            let mut grounds = Vec::new();
+            for dark in [false, true] {
+                browser.screenshot(&pictures.path().join("page.png"), width, height, dark);
+                let over = browser.evaluate("document.documentElement.scrollWidth - innerWidth");
+                assert!(
+                    over.as_i64().is_some_and(|over| over <= 0),
+                    "{path} is {over} px too wide for {width} px"
+                );
+                grounds.push(browser.evaluate("getComputedStyle(document.body).backgroundColor"));
+            }
+            assert_ne!(grounds[0], grounds[1], "{path} looks the same in light and dark");
+        }
+        let unnamed = "[...document.querySelectorAll('a, button, input, select')]\
+            .filter(it => !(it.innerText || it.labels?.[0]?.innerText || it.ariaLabel)).length";
+        assert_eq!(browser.evaluate(unnamed), 0, "{path} has something that a screen reader cannot name");
+    }
+}
+
+#[test]
+fn a_page_that_is_looked_at_is_renewed_in_place() {
+    let world = World::with(&[("ann", "0.0.33")]).configured(QUICK);
+    let serving = world.serve();
+    serving.until_ok("ann", "handshake", true);
+    let Some(mut browser) = Browser::open("about:blank") else { return };
+    browser.go(&format!("http://127.0.0.1:{}/", serving.port));
+    assert!(browser.text().contains("1 of 1 users can log in."), "{}", browser.text());
+    // What only this load of the page has is still there after a renewal.
+    browser.evaluate("window.loaded = 'once'; document.querySelector('a[href=\"/users/ann\"]').focus()");
+    world.fault("ann", "exchange-500");
+    browser.until("document.querySelector('[data-live=headline]').innerText.includes('ann cannot log in')");
+    assert_eq!(browser.evaluate("window.loaded"), "once");
+    assert_eq!(browser.evaluate("document.title"), "ann cannot log in · t3-prober");
+    assert_eq!(
+        browser.evaluate("document.activeElement.getAttribute('href')"),
+        "/users/ann",
+        "the focus stays"
+    );
+    assert_eq!(serving.stop(), 0);
+    browser.until("document.documentElement.classList.contains('stale')");
+    assert!(browser.text().contains("This page is not being renewed"), "{}", browser.text());
+}
