@@ -27,6 +27,8 @@ pub struct Before {
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     kinds: BTreeMap<Kind, Last>,
+    /// The newest result of each step, whichever run it is of: not every handshake goes the same way.
+    steps: BTreeMap<Step, StepResult>,
 }
 
 /// The last run of one kind.
@@ -77,6 +79,7 @@ impl Board {
             }
         };
         let before = before.map(|last| last.run.outcome());
+        standing.steps.extend(run.steps.iter().map(|result| (result.step, result.clone())));
         standing.kinds.insert(run.kind, Last { run: run.clone(), since, definite });
         (before != Some(after)).then_some(Turn { before, after })
     }
@@ -108,15 +111,9 @@ impl Standing {
         })
     }
 
-    /// The newest result of a step, whichever kind of probe did it; a step that was only passed over does not count
-    /// as newer than one that was done.
+    /// The newest result of a step, whichever kind of probe did it.
     pub fn step(&self, step: Step) -> Option<&StepResult> {
-        let results =
-            self.kinds.values().flat_map(|last| last.run.steps.iter().map(move |result| (last, result)));
-        results
-            .filter(|(_, result)| result.step == step)
-            .max_by_key(|(last, _)| last.run.started)
-            .map(|(_, result)| result)
+        self.steps.get(&step)
     }
 
     /// The newest value that any run learned.
@@ -211,6 +208,22 @@ mod tests {
         board.serve(["bob"].into_iter());
         assert!(named(&board, "ann").is_none());
         assert_eq!(board.record(&run(Kind::Pulse, 10, Outcome::Ok)), None);
+    }
+
+    #[test]
+    fn a_step_keeps_its_result_while_other_runs_go_without_it() {
+        let mut board = board();
+        let mut first = run(Kind::Handshake, 5, Outcome::Ok);
+        first.steps[0].step = Step::Mint;
+        board.record(&first);
+        let mut second = run(Kind::Handshake, 10, Outcome::Failed(Reason::Status));
+        second.steps[0].step = Step::Front;
+        board.record(&second);
+        let (_, standing) = board.users().next().expect("ann");
+        assert_eq!(standing.step(Step::Mint).map(|result| result.outcome), Some(Outcome::Ok));
+        let front = standing.step(Step::Front).map(|result| result.outcome);
+        assert_eq!(front, Some(Outcome::Failed(Reason::Status)));
+        assert!(standing.step(Step::Exchange).is_none());
     }
 
     #[test]

@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
     Step::App,
     Step::Socket,
     Step::Revoke,
+    Step::Front,
 ];
 
 pub async fn status(State(surfaces): State<Surfaces>) -> Response {
@@ -142,6 +143,8 @@ fn is_skipped(standing: &Standing) -> bool {
 }
 
 fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -> Markup {
+    let has_front = board.users().any(|(_, standing)| standing.step(Step::Front).is_some());
+    let steps: Vec<_> = STEPS.iter().filter(|step| has_front || **step != Step::Front).copied().collect();
     html! {
         div.scroll tabindex="0" role="region" aria-label="Users and steps" {
             table.cards {
@@ -149,7 +152,7 @@ fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -
                 thead {
                     tr {
                         th scope="col" { "User" } th scope="col" { "Runs" }
-                        @for step in STEPS { th scope="col" title=(step.meaning()) { (step) } }
+                        @for step in &steps { th scope="col" title=(step.meaning()) { (step) } }
                         th scope="col" { "Login tried" } th scope="col" { "So since" }
                     }
                 }
@@ -164,7 +167,7 @@ fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -
                                 }
                             }
                             td.figure data-name="runs" { (standing.fact(|run| run.facts.version.clone()).unwrap_or_else(|| "?".to_owned())) }
-                            @for step in STEPS { (cell(*step, standing.step(*step))) }
+                            @for step in &steps { (cell(*step, standing.step(*step))) }
                             td.figure data-name="login tried" { @if let Some(last) = standing.last(Kind::Handshake) { (ago(last.run.started, now)) } @else { "not yet" } }
                             td.figure data-name="so since" { @if let Some(since) = standing.lasts().map(|last| last.since).max() { (ago(since, now)) } }
                         }
