@@ -79,6 +79,10 @@ impl Board {
             }
         };
         let before = before.map(|last| last.run.outcome());
+        if let (Kind::Handshake, Some(failed)) = (run.kind, run.decided_by()) {
+            // What an earlier one did beyond this point says nothing of now.
+            standing.steps.retain(|step, _| *step <= failed.step || *step >= Step::Revoke);
+        }
         standing.steps.extend(run.steps.iter().map(|result| (result.step, result.clone())));
         standing.kinds.insert(run.kind, Last { run: run.clone(), since, definite });
         (before != Some(after)).then_some(Turn { before, after })
@@ -224,6 +228,11 @@ mod tests {
         let front = standing.step(Step::Front).map(|result| result.outcome);
         assert_eq!(front, Some(Outcome::Failed(Reason::Status)));
         assert!(standing.step(Step::Exchange).is_none());
+        let mut third = run(Kind::Handshake, 15, Outcome::Failed(Reason::Status));
+        third.steps[0].step = Step::Version;
+        board.record(&third);
+        let (_, standing) = board.users().next().expect("ann");
+        assert!(standing.step(Step::Mint).is_none(), "what comes after a failure is not known any more");
     }
 
     #[test]
