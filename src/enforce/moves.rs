@@ -44,6 +44,8 @@ pub struct Moves<'a> {
     pub links: Links,
     pub prover: Prover,
     pub access: Access,
+    /// The outage itself: who cannot log in is moved all the same, because going forward is the way out.
+    pub forward_fix: bool,
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -78,7 +80,8 @@ impl Moves<'_> {
         if is_stopped(pulse) || (refused && server == Server::Unknown) {
             return Presence::Stopped;
         }
-        if !pulse.outcome().is_ok() {
+        let unwell = !pulse.outcome().is_ok();
+        if unwell && !(self.forward_fix && pulse.facts.version.is_some()) {
             return Presence::Away(Deferral::Unwell, Why::of(pulse).to_string());
         }
         let activity = match self.access.inspect(&instance, LOOK).await {
@@ -86,6 +89,8 @@ impl Moves<'_> {
             Err(why) => Err(why.detail().to_owned()),
         };
         match activity {
+            // Nobody is kept out for longer because it cannot be told who works.
+            Err(_) if unwell => Presence::Idle,
             Err(why) => Presence::Away(Deferral::Unknown, why),
             Ok(activity) if activity.is_busy() => {
                 let (turns, approvals, providers) = (activity.turns, activity.approvals, activity.providers);

@@ -12,7 +12,7 @@ use super::journal::{Journal, Ledger, make};
 
 use super::links::Links;
 use super::moves::Moves;
-use super::plan::{Found, Plan, Presence, Situation, Wanted, plan};
+use super::plan::{Found, Plan, Situation, Wanted, plan};
 use super::proof::Prover;
 use super::report::tell;
 use super::rollout::Rollout;
@@ -127,6 +127,7 @@ fn prepared<'a>(
         links: Links::new(&config.t3.installs, config.pins.last_good.as_deref()),
         prover: Prover::new(config, &targets)?,
         access: config.helper.access(&config.t3, &config.state_dir),
+        forward_fix: request.forward_fix,
         say,
     };
     Ok(Run {
@@ -316,14 +317,7 @@ impl Run<'_> {
     async fn found(&self) -> Vec<Found> {
         let look = |target| async move {
             let (running, pulse) = self.moves.prover.look(target).await;
-            let mut presence = self.moves.presence(target, &pulse).await;
-            // The outage itself: nobody can log in, and going forward is the way out.
-            if self.request.forward_fix
-                && matches!(presence, Presence::Away(Deferral::Unwell, _))
-                && running.is_some()
-            {
-                presence = Presence::Idle;
-            }
+            let presence = self.moves.presence(target, &pulse).await;
             let user = target.user.to_string();
             Found { linked: self.moves.links.of(&user), user, running, presence }
         };

@@ -356,3 +356,22 @@ fn a_disk_that_is_full_at_the_backup_ends_it_before_anything_was_changed() {
     assert_eq!(fleet.started("ann"), started, "ann was not restarted");
     assert!(fleet.journal().is_none());
 }
+
+#[test]
+fn after_the_outage_the_way_forward_is_taken_only_when_it_is_asked_for() {
+    let fleet = fleet("");
+    for user in USERS {
+        fleet.write_message(user, "before");
+        // A newer command mints on the database of a running older one: nobody can log in any more.
+        fleet.world.foreign_mint(user, NEW);
+    }
+    let said = fleet.enforce(&["--to", NEW]).exits(3);
+    assert!(said.contains("schema_ahead"), "{said}");
+    assert!(USERS.iter().all(|user| fleet.running(user).as_deref() == Some(OLD)), "{said}");
+    let said = fleet.enforce(&["--to", NEW, "--forward-fix"]).exits(0);
+    fleet.everybody_is_on(NEW);
+    assert!(said.contains("ann, bob, cid run t3 0.0.33"), "{said}");
+    for user in USERS {
+        assert!(fleet.has_message(user, "before"), "{user}");
+    }
+}

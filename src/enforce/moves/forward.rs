@@ -26,7 +26,7 @@ impl Moves<'_> {
             Presence::Stopped => false,
             Presence::Away(why, detail) => return Err(Mishap::Deferred(Deferred { user, why, detail })),
         };
-        if ran {
+        if ran && !self.forward_fix {
             // Whoever could not log in before would be no proof, and no reason to roll back.
             let before = self.prover.login(target, Some(pulse.outcome())).await;
             if !before.outcome().is_ok() {
