@@ -63,7 +63,15 @@ async fn connection(instance: Arc<Instance>, mut stream: TcpStream, peer: Socket
         return;
     }
     if instance.faults.on(Fault::NotHttp) {
-        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await;
+        // It listens on, as such a server does; closing on an unread request would reset what was said.
+        let spoken = async {
+            stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await?;
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        tokio::select! {
+            () = instance.stopping.cancelled() => {}
+            _ = spoken => {}
+        }
         return;
     }
     let serving = instance.clone();

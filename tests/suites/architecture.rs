@@ -322,3 +322,32 @@ fn the_table_refuses_what_it_should() {
     assert!(!is_allowed("probe", &path("metrics")));
     assert!(!is_allowed("nobody", &path("outcome")));
 }
+
+#[test]
+fn whatever_program_a_test_asks_for_is_installed_by_the_test_command() {
+    let script = fs::read_to_string(root().join("tests/run")).expect("tests/run");
+    let mut asked = 0;
+    let mut directories = vec![root().join("tests/suites"), root().join("tests/support")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            for (_, rest) in
+                text.match_indices("tools::find(\"").map(|(at, begin)| text.split_at(at + begin.len()))
+            {
+                let tool = rest.split('"').next().expect("a name");
+                assert!(
+                    script.contains(&format!("[{tool}]=")),
+                    "{}: {tool} is not in tests/run",
+                    path.display()
+                );
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 10, "the tests ask for programs in another way than this one reads");
+}

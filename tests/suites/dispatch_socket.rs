@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::support::door::{Door, table};
+use crate::support::tools;
 use crate::support::world::{World, wait_for};
 
 type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
@@ -139,4 +140,27 @@ async fn idle_sockets_cost_little_and_give_everything_back() {
     door.until_metric("t3_dispatch_websockets{user=\"ann\"}", 0.0);
     // Idle connections to the instance stay for a few seconds.
     wait_for("the descriptors to come back", || (door.descriptors() <= descriptors + 4).then_some(()));
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_without_a_word_is_asked_for_by_the_kernel_at_both_ends() {
+    let Some(ss) = tools::find("ss") else { return };
+    let door = Door::before(World::with(&[("ann", "0.0.33")]), "");
+    let mut socket = open(&door).await;
+    ping(&mut socket).await;
+    let instance = door.world.port("ann");
+    for (end, filter) in
+        [("client", format!("sport = :{}", door.port)), ("instance", format!("dport = :{instance}"))]
+    {
+        // What was sent has to be acknowledged before the timer that is left is the one of keepalive.
+        wait_for(&format!("keepalive towards the {end}"), || {
+            let output = std::process::Command::new(&ss)
+                .args(["-tnoH", "state", "established", &filter])
+                .output()
+                .expect("ss");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().any(|line| line.contains("timer:(keepalive,")).then_some(())
+        });
+    }
+    ping(&mut socket).await;
 }
