@@ -166,7 +166,7 @@ pub async fn run(
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| broken("start a box", error))?;
-    let tree = Tree(child.id().and_then(|id| i32::try_from(id).ok()));
+    let mut tree = Tree(child.id().and_then(|id| i32::try_from(id).ok()));
     if let Some(mut stdin) = child.stdin.take() {
         // A box that ends before it reads says on stderr why.
         let _ = stdin.write_all(input).await;
@@ -180,7 +180,11 @@ pub async fn run(
     loop {
         tokio::select! {
             biased;
-            output = &mut ended => return output.map_err(|error| broken("wait for a box", error)),
+            output = &mut ended => {
+                // Its number may be somebody else's from here on.
+                tree.0 = None;
+                return output.map_err(|error| broken("wait for a box", error));
+            }
             () = &mut deadline => {
                 let limit = humantime::format_duration(limits.deadline);
                 return Err(Stopped::new(Grounds::Deadline, format!("it did not end within {limit}, killed")));
