@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 use super::candidate;
 use super::freeze::Freeze;
 use super::journal::{Journal, Ledger, make};
-
 use super::links::Links;
 use super::moves::Moves;
 use super::plan::{Found, Plan, Situation, Wanted, plan};

@@ -64,7 +64,7 @@ pub async fn run(
     let look = async {
         let state = memory.database.look(instance, access).await?;
         facts = facts_of(state, version);
-        Ok::<_, NotDone>(judge(state, version, &mut memory.history)?)
+        Ok::<_, NotDone>(judge(&instance.name, state, version, &mut memory.history)?)
     };
     steps.take(Step::Database, look).await;
     steps.facts = facts;
@@ -123,7 +123,7 @@ fn facts_of(state: &State, version: Option<&Version>) -> Facts {
 }
 
 /// The gravest first: history that is gone, a schema that does not fit, tables that cannot be used.
-fn judge(state: &State, version: Option<&Version>, history: &mut History) -> Result<(), Failure> {
+fn judge(user: &str, state: &State, version: Option<&Version>, history: &mut History) -> Result<(), Failure> {
     if let Some(lost) = history.compare(&state.fingerprint, Instant::now()) {
         let detail = format!(
             "history is gone: {}; `t3-prober backup list` shows what can be restored",
@@ -131,7 +131,7 @@ fn judge(state: &State, version: Option<&Version>, history: &mut History) -> Res
         );
         return Err(Failure::new(Reason::HistoryShrank, detail));
     }
-    if let Some(failure) = schema_failure(&state.level, version) {
+    if let Some(failure) = schema_failure(user, &state.level, version) {
         return Err(failure);
     }
     match &state.auth.flaw {
@@ -155,7 +155,7 @@ impl History {
 
 /// Why a database at this level does not fit the running version, and the way back; `None` where it does, or where
 /// nobody can know.
-pub fn schema_failure(found: &Level, version: Option<&Version>) -> Option<Failure> {
+pub fn schema_failure(user: &str, found: &Level, version: Option<&Version>) -> Option<Failure> {
     let Level { level, name } = found;
     let expected = version.and_then(|version| Some((version, SchemaLevel::expected(version)?)));
     let foreign = || {
@@ -171,7 +171,7 @@ pub fn schema_failure(found: &Level, version: Option<&Version>) -> Option<Failur
         Some((version, expected)) if *level > expected => {
             let way_back = match level.only_authentication_above(expected) {
                 Ok(()) => {
-                    "`t3-prober backup restore USER --auth-only` repairs it and loses no history".to_owned()
+                    format!("`t3-prober backup restore {user} --auth-only` repairs it and loses no history")
                 }
                 _ => format!(
                     "restart the instance with a t3 of level {level}, or restore a snapshot of level {expected}"

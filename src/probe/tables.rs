@@ -24,7 +24,7 @@ pub async fn refine(
     let looked = timeout(LAST_LOOK, access.inspect(instance, LAST_LOOK)).await;
     let Ok(Ok(Inspection { level, locked_by, .. })) = looked else { return failure };
     if let Ok(found) = level
-        && let Some(refined) = super::state::schema_failure(&found, version)
+        && let Some(refined) = super::state::schema_failure(&instance.name, &found, version)
     {
         return refined;
     }

@@ -11,6 +11,7 @@ mod support {
     pub mod gate;
     pub mod host;
     pub mod kubernetes;
+    pub mod posted;
     pub mod prometheus;
     pub mod promql;
     pub mod raw_http;

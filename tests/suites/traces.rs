@@ -1,7 +1,6 @@
 //! Traces: nothing unless an endpoint is named, and then one span a probe with a child a step, as OTLP has them.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::Value;
 
+use crate::support::posted::Posted;
 use crate::support::world::World;
 
 /// A collector that keeps what it is sent.
@@ -52,25 +52,8 @@ impl Collector {
 }
 
 fn take(stream: TcpStream) -> std::io::Result<ExportTraceServiceRequest> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    assert!(line.starts_with("POST /v1/traces "), "{line}");
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().expect("a length");
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    reader.get_mut().write_all(answer.as_bytes())?;
+    let Posted { path, body } = Posted::read(stream)?;
+    assert_eq!(path, "/v1/traces");
     Ok(ExportTraceServiceRequest::decode(body.as_slice()).expect("an export request"))
 }
 

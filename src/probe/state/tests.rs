@@ -45,7 +45,7 @@ async fn a_healthy_database_is_ok_and_its_facts_are_told() {
 async fn a_database_that_a_newer_t3_migrated_is_named_with_the_way_back() {
     let dir = tempfile::tempdir().expect("a directory");
     for (version, way_back) in
-        [("0.0.26", "restore USER --auth-only"), ("0.0.33", "restore a snapshot of level 30")]
+        [("0.0.26", "restore ann --auth-only"), ("0.0.33", "restore a snapshot of level 30")]
     {
         if fixtures::copy(version, dir.path()).is_none() {
             return;
@@ -116,7 +116,7 @@ fn a_level_that_the_running_version_may_know_better_is_no_failure() {
     let level = |level, name: &str| Level { level: SchemaLevel(level), name: name.to_owned() };
     let newer: Version = "0.0.40".parse().expect("a version");
     let reason = |found: &Level, version: Option<&Version>| {
-        schema_failure(found, version).map(|failure| failure.reason)
+        schema_failure("ann", found, version).map(|failure| failure.reason)
     };
     assert_eq!(reason(&level(57, "SomethingNew"), Some(&newer)), None);
     assert_eq!(reason(&level(57, "SomethingNew"), None), Some(Reason::SchemaForeign));

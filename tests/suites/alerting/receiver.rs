@@ -1,10 +1,11 @@
 //! Where Alertmanager sends to: every alert of every notification is kept, with the receiver it was meant for.
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
+
+use crate::support::posted::Posted;
 
 /// One alert of one notification.
 #[derive(Clone, Debug)]
@@ -59,24 +60,9 @@ impl Receiver {
     }
 
     fn take(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        let mut request = String::new();
-        reader.read_line(&mut request)?;
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            if line.trim().is_empty() {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+        let Posted { path, body } = Posted::read(stream)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let receiver = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+        let receiver = path.trim_start_matches('/').to_owned();
         let alerts = body["alerts"].as_array().cloned().unwrap_or_default();
         self.notices().extend(alerts.into_iter().map(|alert| Notice {
             receiver: receiver.clone(),
@@ -84,6 +70,6 @@ impl Receiver {
             labels: alert["labels"].clone(),
             annotations: alert["annotations"].clone(),
         }));
-        reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        Ok(())
     }
 }

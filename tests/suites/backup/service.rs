@@ -86,7 +86,11 @@ fn the_outage_is_shouted_from_every_surface_and_both_ways_back_are_counted() {
         assert_eq!(serving.metric(&failing), Some(1.0));
     }
     wait_for("the page to name the way back", || {
-        serving.page("/").body.contains("backup restore USER --auth-only").then_some(())
+        let page = serving.page("/").body;
+        ["ann", "bob"]
+            .iter()
+            .all(|user| page.contains(&format!("backup restore {user} --auth-only")))
+            .then_some(())
     });
 
     ok(&world, &["backup", "restore", "ann", "--auth-only", "--yes"]);
