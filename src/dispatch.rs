@@ -33,6 +33,7 @@ mod response;
 mod route;
 mod stream;
 mod token;
+mod trace;
 mod transfer;
 mod trust;
 mod tunnel;

@@ -7,7 +7,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::Deserialize;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -70,8 +70,11 @@ pub fn start(section: &Section) -> anyhow::Result<Telemetry> {
         Log::Text => log.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     let traces = provider()?;
-    let exported =
-        traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("t3-prober")));
+    // Of our own code, and all of it: other crates' spans are noise, and what some of them note shows secrets.
+    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::TRACE);
+    let exported = traces.as_ref().map(|traces| {
+        tracing_opentelemetry::layer().with_tracer(traces.tracer("t3-prober")).with_filter(ours)
+    });
     let filter = filter.and(filter_fn(shows_no_secret));
     tracing_subscriber::registry().with(exported).with(log.with_filter(filter)).init();
     Ok(Telemetry { traces })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::connection::{Client, Gone, Next};
 use super::errand::Errand;
@@ -35,12 +36,22 @@ pub async fn serve(
     let mut passing = None;
     if let Some(visit) = request.visit.take() {
         // Seldom, and large: kept off the path of every other request.
-        match Box::pin(admit(worker, &request, *visit)).await {
+        let admitted =
+            Box::pin(admit(worker, &request, *visit)).instrument(request.trace.span().clone()).await;
+        match admitted {
             Admission::Pass => {}
             Admission::With(session) => {
                 client.out.clear();
                 let mut out = std::mem::take(&mut client.out);
-                rewritten(client.inbox.bytes(), &client.door(), &worker.front, &session.pair, &mut out);
+                let door = client.door();
+                rewritten(
+                    client.inbox.bytes(),
+                    &door,
+                    &worker.front,
+                    &request.trace,
+                    &session.pair,
+                    &mut out,
+                );
                 client.out = out;
                 passing = Some(session);
             }
@@ -76,21 +87,21 @@ pub async fn serve(
         patience.begin(now, if hasty { limit.min(FIRST_ANSWER) } else { limit });
         match exchange(worker, client, &mut instance, patience, &request, &asked).await {
             Ok(Exchanged::Tunnel) => {
-                request.route.metrics.answered(101, request.asker, None);
+                answered(&request, 101, None);
                 tunnel::run(worker, client, instance, &request).await;
                 return Next::Abandon;
             }
             Ok(Exchanged::StaleAsset) => {
                 return answer(worker, client, &request, &Page::stale_asset(), start, false).await;
             }
-            Ok(Exchanged::Whole { answered, sent }) => {
+            Ok(Exchanged::Whole { answered: answer, sent }) => {
                 let now = Instant::now();
                 instance.inbox.settle(&worker.buffers);
-                request.route.metrics.answered(answered.status, request.asker, Some(now - start));
-                if sent && answered.keeps_alive {
+                answered(&request, answer.status, Some(now - start));
+                if sent && answer.keeps_alive {
                     instance.keep(&request.route, worker.index, now);
                 }
-                return if answered.close || !sent { Next::Close } else { Next::KeepAlive };
+                return if answer.close || !sent { Next::Close } else { Next::KeepAlive };
             }
             // The instance closed an idle connection at the moment we used it: that is no answer, so ask again.
             // And what it accepted while it was starting it never answers; on another connection it may.
@@ -197,7 +208,7 @@ async fn admit(worker: &Worker, request: &Request, visit: Visit) -> Admission {
             route.learn_session(&session.name);
             if let Some(took) = took.filter(|_| is_users) {
                 let (user, endpoint) = (route.user(), session.endpoint);
-                route.metrics.paired(endpoint, took);
+                route.metrics.paired(endpoint, took, request.trace.id());
                 (front.on_login)(LoginNews::Done { user, endpoint, duration: took });
                 tracing::info!(user, %endpoint, ?took, "logged a user in");
             }
@@ -248,6 +259,7 @@ async fn broken(
     start: Instant,
 ) -> Next {
     let user = request.route.user();
+    request.trace.broken();
     match (&ended.broken, ended.before_answer) {
         (Some(Broken::Client(error)), _) => {
             tracing::debug!(user, %error, "a client went away");
@@ -285,10 +297,16 @@ async fn answer(
 ) -> Next {
     let close = close || request.close || !request.body.is_done() || worker.front.is_draining();
     let sent = client.answer(page, request.is_head, close, worker.front.section.stall_timeout).await;
-    request.route.metrics.answered(page.status, request.asker, Some(start.elapsed()));
+    answered(request, page.status, Some(start.elapsed()));
     match sent {
         Ok(()) if close => Next::Close,
         Ok(()) => Next::KeepAlive,
         Err(Gone) => Next::Abandon,
     }
+}
+
+/// Counts the answer; `took` is absent for an upgrade.
+fn answered(request: &Request, status: u16, took: Option<Duration>) {
+    request.trace.answered(status);
+    request.route.metrics.answered(status, request.asker, took, request.trace.id());
 }

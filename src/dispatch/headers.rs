@@ -10,8 +10,8 @@ use super::response::ResponseHead;
 pub struct Onward<'a> {
     /// The address the connection came from; absent for a unix socket.
     pub peer: Option<&'a str>,
-    /// A trace context of our own, used where the request has no valid one.
-    pub trace: &'a str,
+    /// The trace context of our own span, where it is recorded; else the request keeps the one it came with.
+    pub trace: Option<&'a str>,
     /// A fresh session, `name=value`.
     pub session: Option<&'a str>,
     /// Prefixes of the edge's cookies.
@@ -106,7 +106,9 @@ pub fn request(head: &Head<'_, '_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
     if let Some(host) = head.seen.forwarded_host.or(head.seen.host) {
         line(out, b"X-Forwarded-Host", host);
     }
-    line(out, b"traceparent", trace(head).unwrap_or(onward.trace.as_bytes()));
+    if let Some(trace) = onward.trace.map(str::as_bytes).or_else(|| trace(head)) {
+        line(out, b"traceparent", trace);
+    }
     if head.seen.websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
@@ -223,15 +225,16 @@ mod tests {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn onward(raw: &str, session: Option<&str>) -> String {
+        traced(raw, session, None)
+    }
+
+    fn traced(raw: &str, session: Option<&str>, trace: Option<&str>) -> String {
         let mut slots = head::slots();
         let head = head::parse(raw.as_bytes(), &mut slots).expect("well formed").expect("complete");
         let edge = ["authentik_".to_owned()];
         let mut out = Vec::new();
-        request(
-            &head,
-            &Onward { peer: Some("10.0.0.9"), trace: TRACE, session, edge_cookies: &edge },
-            &mut out,
-        );
+        let onward = Onward { peer: Some("10.0.0.9"), trace, session, edge_cookies: &edge };
+        request(&head, &onward, &mut out);
         String::from_utf8(out).expect("text")
     }
 
@@ -252,11 +255,8 @@ mod tests {
             Cookie: authentik_proxy_9=s; t3_session=v; t3_dispatch_paired=1\r\nAccept: */*\r\n\r\n";
         assert_eq!(
             onward(raw, None),
-            format!(
-                "GET /a?b HTTP/1.1\r\nHost: t3.example\r\nAccept: */*\r\nCookie: t3_session=v\r\n\
-                 X-Forwarded-For: 1.2.3.4, 10.0.0.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: t3.example\r\n\
-                 traceparent: {TRACE}\r\n\r\n"
-            )
+            "GET /a?b HTTP/1.1\r\nHost: t3.example\r\nAccept: */*\r\nCookie: t3_session=v\r\n\
+                 X-Forwarded-For: 1.2.3.4, 10.0.0.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: t3.example\r\n\r\n"
         );
     }
 
@@ -267,13 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_trace_is_continued_and_any_other_replaced() {
-        let with =
-            |value: &str| onward(&format!("GET / HTTP/1.1\r\nHost: x\r\ntraceparent: {value}\r\n\r\n"), None);
-        let own = "00-11111111111111111111111111111111-2222222222222222-00";
-        assert!(with(own).contains(own));
+    fn a_valid_trace_goes_on_and_none_is_made_up() {
+        let with = |value: &str, ours: Option<&str>| {
+            traced(&format!("GET / HTTP/1.1\r\nHost: x\r\ntraceparent: {value}\r\n\r\n"), None, ours)
+        };
+        let theirs = "00-11111111111111111111111111111111-2222222222222222-00";
+        assert!(with(theirs, None).contains(theirs));
+        assert!(with(theirs, Some(TRACE)).contains(TRACE) && !with(theirs, Some(TRACE)).contains(theirs));
         for bad in ["00-0-0-0", "00-00000000000000000000000000000000-2222222222222222-00", "x"] {
-            assert!(with(bad).contains(TRACE), "{bad}");
+            assert!(!with(bad, None).contains("traceparent"), "{bad}");
         }
     }
 

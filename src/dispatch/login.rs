@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
+use tracing::{Instrument, Span};
 
 use super::pairing::{Login, LoginFailed, Session, Verified};
 use crate::inventory::Target;
@@ -37,34 +38,27 @@ impl ThroughT3 {
     }
 
     async fn login(&self, instance: &Instance, label: &str) -> Result<Session, LoginFailed> {
-        let trace = TraceContext::unsampled();
+        let trace = TraceContext::of(&Span::current());
         let mut client = Client::new(instance, &trace);
-        let failed = |step: Step| move |failure: Failure| LoginFailed { step, failure };
         let generation = match self.known(&instance.name) {
             Some(generation) => generation,
             None => {
-                let running =
-                    descriptor::read(&mut client, LIMITS.request).await.map_err(failed(Step::Version))?;
-                running.version.generation()
+                let running = descriptor::read(&mut client, LIMITS.request);
+                step(Step::Version, running).await?.version.generation()
             }
         };
         // An instance that cannot exchange anything would only waste the credential.
-        let endpoint = pairing::refuses_the_impossible(&mut client, generation, LIMITS.request)
-            .await
-            .map_err(failed(Step::Contract))?;
+        let refused = pairing::refuses_the_impossible(&mut client, generation, LIMITS.request);
+        let endpoint = step(Step::Contract, refused).await?;
         let generation = match endpoint {
             Endpoint::Bootstrap => Generation::A,
             Endpoint::BrowserSession => Generation::B,
         };
         self.remember(&instance.name, generation);
-        let credential = self
-            .access
-            .mint(&mut client, label, LIMITS)
-            .await
-            .map_err(|why| failed(Step::Mint)(not_minted(why)))?;
-        let exchanged = pairing::exchange(&mut client, generation, &credential, LIMITS.request)
-            .await
-            .map_err(failed(Step::Exchange))?;
+        let minted = self.access.mint(&mut client, label, LIMITS).map_err(not_minted);
+        let credential = step(Step::Mint, minted).await?;
+        let exchanged = pairing::exchange(&mut client, generation, &credential, LIMITS.request);
+        let exchanged = step(Step::Exchange, exchanged).await?;
         Ok(Session {
             name: exchanged.cookie.name.clone(),
             pair: exchanged.cookie.pair(),
@@ -94,7 +88,7 @@ impl Login for ThroughT3 {
     fn verify<'a>(&'a self, target: &'a Target, cookie: &'a str) -> BoxFuture<'a, Result<Verified, Failure>> {
         async move {
             let instance = instance_of(target);
-            let trace = TraceContext::unsampled();
+            let trace = TraceContext::of(&Span::current());
             let mut client = Client::new(&instance, &trace);
             let (name, value) = cookie.split_once('=').unwrap_or((cookie, ""));
             let document = session::read(&mut client, Proof::Cookie { name, value }, VERIFY_LIMIT).await?;
@@ -102,6 +96,12 @@ impl Login for ThroughT3 {
         }
         .boxed()
     }
+}
+
+/// One step of a login, with a span of its own below the pairing's.
+async fn step<T>(step: Step, work: impl Future<Output = Result<T, Failure>>) -> Result<T, LoginFailed> {
+    let span = tracing::trace_span!("step", otel.name = step.as_str());
+    work.instrument(span).await.map_err(|failure| LoginFailed { step, failure })
 }
 
 fn instance_of(target: &Target) -> Instance {

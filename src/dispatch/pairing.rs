@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::{Empty, display};
 
 use crate::inventory::Target;
 use crate::outcome::{Endpoint, Failure, Reason, Step};
@@ -161,10 +163,18 @@ impl Pairing {
             return decided.map(|session| (session, None));
         }
         let start = Instant::now();
-        let result = login.log_in(target, self.label).await;
+        let span = tracing::trace_span!(
+            "pairing",
+            otel.status_code = Empty,
+            endpoint = Empty,
+            step = Empty,
+            reason = Empty
+        );
+        let result = login.log_in(target, self.label).instrument(span.clone()).await;
         let mut state = self.lock();
         match result {
             Ok(session) => {
+                span.record("endpoint", display(session.endpoint));
                 let session = Arc::new(session);
                 state.mints.push_back(start);
                 (state.failures, state.not_before) = (0, None);
@@ -173,6 +183,8 @@ impl Pairing {
                 Ok((session, Some(arrived.elapsed())))
             }
             Err(failed) => {
+                span.record("otel.status_code", "ERROR");
+                span.record("step", display(failed.step)).record("reason", display(failed.failure.reason));
                 // Before the exchange nothing was minted, and nothing is left behind.
                 if matches!(failed.step, Step::Exchange | Step::Session) {
                     state.mints.push_back(start);

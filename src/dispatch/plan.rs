@@ -14,6 +14,7 @@ use super::kept::kept;
 use super::pages::Page;
 use super::pairing::Caller;
 use super::route::Route;
+use super::trace::Trace;
 use crate::outcome::{Asker, Refusal};
 use crate::t3::door::MARKER;
 
@@ -32,6 +33,7 @@ pub enum Plan {
 #[derive(Debug)]
 pub struct Request {
     pub route: Arc<Route>,
+    pub trace: Trace,
     pub errand: Errand,
     /// Bytes of the head in the inbox.
     pub len: usize,
@@ -84,7 +86,7 @@ pub fn plan(bytes: &[u8], door: &Door<'_>, front: &Front, out: &mut Vec<u8>) -> 
     }
     match request(&head, door, front) {
         Ok(request) => {
-            rewrite(&head, door, front, None, out);
+            rewrite(&head, door, front, &request.trace, None, out);
             Plan::Request(request)
         }
         Err(refusal) => refuse(refusal, front, head.is_head(), close, head.len),
@@ -92,18 +94,35 @@ pub fn plan(bytes: &[u8], door: &Door<'_>, front: &Front, out: &mut Vec<u8>) -> 
 }
 
 /// The head for the instance once more, now with a fresh session. `bytes` begins with a head that was planned before.
-pub fn rewritten(bytes: &[u8], door: &Door<'_>, front: &Front, session: &str, out: &mut Vec<u8>) {
+pub fn rewritten(
+    bytes: &[u8],
+    door: &Door<'_>,
+    front: &Front,
+    trace: &Trace,
+    session: &str,
+    out: &mut Vec<u8>,
+) {
     let mut slots = head::slots();
     if let Ok(Some(head)) = head::parse(bytes, &mut slots) {
-        rewrite(&head, door, front, Some(session), out);
+        rewrite(&head, door, front, trace, Some(session), out);
     }
 }
 
-fn rewrite(head: &Head<'_, '_>, door: &Door<'_>, front: &Front, session: Option<&str>, out: &mut Vec<u8>) {
-    let own =
-        if headers::trace(head).is_some() { [0; 55] } else { traceparent(rand::random(), rand::random()) };
-    let trace = std::str::from_utf8(&own).unwrap_or_default();
-    let onward = Onward { peer: door.peer, trace, session, edge_cookies: &front.section.edge_cookies };
+fn rewrite(
+    head: &Head<'_, '_>,
+    door: &Door<'_>,
+    front: &Front,
+    trace: &Trace,
+    session: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    let trace = trace.onward();
+    let onward = Onward {
+        peer: door.peer,
+        trace: trace.as_deref(),
+        session,
+        edge_cookies: &front.section.edge_cookies,
+    };
     headers::request(head, &onward, out);
 }
 
@@ -134,6 +153,7 @@ fn request(head: &Head<'_, '_>, door: &Door<'_>, front: &Front) -> Result<Reques
     let errand = errand::errand(head, session.as_deref());
     Ok(Request {
         route: Arc::clone(route),
+        trace: Trace::begin(head, route.user(), asker),
         errand,
         len: head.len,
         body: head.body,
@@ -171,30 +191,4 @@ fn refuse(why: Refusal, front: &Front, to_head: bool, close: bool, consume: usiz
     front.metrics.dispatch.refused(why);
     tracing::debug!(reason = %why, "refused a request");
     Plan::Answer { page: Page::refused(why), to_head, close, consume }
-}
-
-/// A sampled trace context: the instance records a user's request as it would without us.
-fn traceparent(trace: u128, span: u64) -> [u8; 55] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let digits = |value: u128, place: usize| HEX[((value >> (4 * place)) & 15) as usize];
-    for place in 0..32 {
-        text[34 - place] = digits(trace.max(1), place);
-    }
-    for place in 0..16 {
-        text[51 - place] = digits(u128::from(span.max(1)), place);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_of_our_own_is_well_formed() {
-        let text = traceparent(0xab << 120, 0x0123_4567_89ab_cdef);
-        assert_eq!(&text, b"00-ab000000000000000000000000000000-0123456789abcdef-01");
-        assert!(traceparent(0, 0).ends_with(b"1-0000000000000001-01"));
-    }
 }

@@ -58,8 +58,9 @@ pub async fn run(worker: &Worker, client: &mut Client, mut instance: Instance, r
         Tunnel { worker, client, instance: &mut instance, up: Way::default(), down: Way::default() };
     let (initiator, cause) = tunnel.until_end(route).await;
     let lived = start.elapsed();
+    request.trace.closed(initiator, cause);
     if is_users {
-        route.metrics.websocket_closed(initiator, cause, lived);
+        route.metrics.websocket_closed(initiator, cause, lived, request.trace.id());
         tracing::info!(user = route.user(), %initiator, %cause, ?lived, "a websocket ended");
     }
     tunnel.part(initiator == Initiator::Dispatch).await;

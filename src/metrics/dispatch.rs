@@ -1,7 +1,7 @@
 //! `t3_dispatch_…`: what users met at the front door.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -124,8 +124,8 @@ impl Dispatch {
 }
 
 impl DispatchUser {
-    /// An answer ended; `took` is absent for an upgrade.
-    pub fn answered(&self, status: u16, asker: Asker, took: Option<Duration>) {
+    /// An answer ended; `took` is absent for an upgrade, `trace_id` where nobody records the request.
+    pub fn answered(&self, status: u16, asker: Asker, took: Option<Duration>, trace_id: Option<Arc<str>>) {
         let of_asker = match asker {
             Asker::User => &self.requests[0],
             Asker::Probe => &self.requests[1],
@@ -134,15 +134,15 @@ impl DispatchUser {
             counter.inc();
         }
         if let Some(took) = took {
-            self.metrics.request_duration.observe(took, None, SystemTime::UNIX_EPOCH);
+            self.metrics.request_duration.observe_now(took, trace_id);
         }
     }
 
-    pub fn paired(&self, endpoint: Endpoint, took: Duration) {
+    pub fn paired(&self, endpoint: Endpoint, took: Duration, trace_id: Option<Arc<str>>) {
         self.metrics.pairings.with(&self.user, OfEndpoint { endpoint }, |pairings| {
             pairings.inc();
         });
-        self.metrics.pairing_duration.observe(took, None, SystemTime::UNIX_EPOCH);
+        self.metrics.pairing_duration.observe_now(took, trace_id);
     }
 
     pub fn pairing_failed(&self, step: Step, reason: Reason) {
@@ -155,11 +155,17 @@ impl DispatchUser {
         self.websockets.inc();
     }
 
-    pub fn websocket_closed(&self, initiator: Initiator, cause: CloseCause, lived: Duration) {
+    pub fn websocket_closed(
+        &self,
+        initiator: Initiator,
+        cause: CloseCause,
+        lived: Duration,
+        trace_id: Option<Arc<str>>,
+    ) {
         self.websockets.dec();
         self.metrics.websocket_closes.with(&self.user, OfClose { initiator, cause }, |closes| {
             closes.inc();
         });
-        self.metrics.websocket_duration.observe(lived, None, SystemTime::UNIX_EPOCH);
+        self.metrics.websocket_duration.observe_now(lived, trace_id);
     }
 }

@@ -84,13 +84,13 @@ fn record_everything(metrics: &Metrics, user: &str) {
 fn record_door(metrics: &Metrics, user: &str) {
     let door = metrics.dispatch.of_user(user);
     for asker in [Asker::User, Asker::Probe] {
-        door.answered(200, asker, Some(Duration::from_millis(4)));
+        door.answered(200, asker, Some(Duration::from_millis(4)), None);
     }
-    door.answered(101, Asker::User, None);
-    door.paired(Endpoint::BrowserSession, Duration::from_millis(8));
+    door.answered(101, Asker::User, None, None);
+    door.paired(Endpoint::BrowserSession, Duration::from_millis(8), None);
     door.pairing_failed(Step::Contract, Reason::AuthStore);
     door.websocket_opened();
-    door.websocket_closed(Initiator::Client, CloseCause::GoingAway, Duration::from_secs(3600));
+    door.websocket_closed(Initiator::Client, CloseCause::GoingAway, Duration::from_secs(3600), None);
 }
 
 fn small_world() -> Metrics {

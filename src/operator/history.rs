@@ -73,6 +73,12 @@ pub async fn entry(State(surfaces): State<Surfaces>, Path(id): Path<String>, hea
             page(&format!("{} of {}", found.run.kind, found.run.user), &body)
         }
         Ok(Some(found)) => Json(found).into_response(),
+        // A user's own request has an exemplar only where traces are collected, and its story is there.
+        Ok(None) if is_trace => (
+            StatusCode::NOT_FOUND,
+            "no probe of that trace is kept; if it was a user's request, look where traces are collected\n",
+        )
+            .into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "nothing of that id is kept\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }

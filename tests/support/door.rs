@@ -30,6 +30,7 @@ pub struct Door {
     child: Option<Child>,
     pub port: u16,
     operator: u16,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Door {
@@ -37,9 +38,7 @@ impl Door {
     pub fn before(world: World, keys: &str) -> Self {
         let (port, operator) = (free_port(), free_port());
         let world = world.configured(&format!("{}{keys}", section(port, operator)));
-        let mut door = Self { world, child: None, port, operator };
-        door.start();
-        door
+        Self::opened(world, port, operator)
     }
 
     /// In front of a world, by another table than its own.
@@ -47,9 +46,7 @@ impl Door {
         let (port, operator) = (free_port(), free_port());
         let world = world.configured(&section(port, operator));
         table(&world, entries);
-        let mut door = Self { world, child: None, port, operator };
-        door.start();
-        door
+        Self::opened(world, port, operator)
     }
 
     /// In front of one scripted instance, ann's.
@@ -62,9 +59,22 @@ impl Door {
         let (port, operator) = (free_port(), free_port());
         let world = world.configured(&format!("{}{keys}", section(port, operator)));
         table(&world, &[("ann", "ann", instance.port)]);
-        let mut door = Self { world, child: None, port, operator };
+        Self::opened(world, port, operator)
+    }
+
+    fn opened(world: World, port: u16, operator: u16) -> Self {
+        let mut door = Self { world, child: None, port, operator, environment: Vec::new() };
         door.start();
         door
+    }
+
+    /// The same once more, in another environment.
+    pub fn restarted_with(mut self, environment: Vec<(&'static str, String)>) -> Self {
+        self.signal(Signal::SIGTERM);
+        self.ended();
+        self.environment = environment;
+        self.start();
+        self
     }
 
     pub fn start(&mut self) {
@@ -91,6 +101,7 @@ impl Door {
     fn command(&self) -> Command {
         let mut command = self.world.command(&["dispatch"]);
         command.stdout(Stdio::null()).stderr(self.log_file());
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         command
     }
 

@@ -56,6 +56,12 @@ impl Seconds {
     pub fn observe(&self, took: Duration, trace_id: Option<Arc<str>>, ended: SystemTime) {
         self.0.observe(took.as_secs_f64(), trace_id.map(|trace_id| Trace { trace_id }), Some(ended));
     }
+
+    /// The same for what ended this moment; the clock is asked only for an exemplar.
+    pub fn observe_now(&self, took: Duration, trace_id: Option<Arc<str>>) {
+        let ended = trace_id.as_ref().map_or(SystemTime::UNIX_EPOCH, |_| SystemTime::now());
+        self.observe(took, trace_id, ended);
+    }
 }
 
 /// Seconds since 1970; NaN for a clock that stands before it.
