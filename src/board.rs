@@ -26,7 +26,8 @@ pub struct Before {
 /// One user.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    kinds: BTreeMap<Kind, Last>,
+    /// By kind, the cheapest first; a vector, since a node of a tree has room for eleven and a fleet has many users.
+    kinds: Vec<Last>,
     /// The newest result of each step, whichever run it is of: not every handshake goes the same way.
     steps: BTreeMap<Step, StepResult>,
 }
@@ -62,7 +63,7 @@ impl Board {
     pub fn record(&mut self, run: &Run) -> Option<Turn> {
         let standing = self.users.get_mut(&run.user)?;
         let after = run.outcome();
-        let before = standing.kinds.get(&run.kind);
+        let before = standing.last(run.kind);
         let known = match before {
             Some(last) => {
                 let skipped = last.run.outcome().ended() == Ended::Skipped;
@@ -84,7 +85,7 @@ impl Board {
             standing.steps.retain(|step, _| *step <= failed.step || *step >= Step::Revoke);
         }
         standing.steps.extend(run.steps.iter().map(|result| (result.step, result.clone())));
-        standing.kinds.insert(run.kind, Last { run: run.clone(), since, definite });
+        standing.replace(Last { run: run.clone(), since, definite });
         (before != Some(after)).then_some(Turn { before, after })
     }
 
@@ -100,16 +101,16 @@ impl Board {
 
 impl Standing {
     pub fn last(&self, kind: Kind) -> Option<&Last> {
-        self.kinds.get(&kind)
+        self.kinds.iter().find(|last| last.run.kind == kind)
     }
 
     pub fn lasts(&self) -> impl Iterator<Item = &Last> {
-        self.kinds.values()
+        self.kinds.iter()
     }
 
     /// The failure to speak of first: of the kinds that fail, the cheapest one has seen it last.
     pub fn failing(&self) -> Option<(&Last, &StepResult)> {
-        self.kinds.values().find_map(|last| {
+        self.kinds.iter().find_map(|last| {
             let step = last.run.decided_by()?;
             (step.outcome.ended() == Ended::Failed).then_some((last, step))
         })
@@ -120,9 +121,19 @@ impl Standing {
         self.steps.get(&step)
     }
 
+    fn replace(&mut self, last: Last) {
+        match self.kinds.binary_search_by_key(&last.run.kind, |known| known.run.kind) {
+            Ok(at) => self.kinds[at] = last,
+            Err(at) => {
+                self.kinds.reserve_exact(1);
+                self.kinds.insert(at, last);
+            }
+        }
+    }
+
     /// The newest value that any run learned.
     pub fn fact<'a, T>(&'a self, read: impl Fn(&'a Run) -> Option<T>) -> Option<T> {
-        let mut lasts: Vec<_> = self.kinds.values().collect();
+        let mut lasts: Vec<_> = self.kinds.iter().collect();
         lasts.sort_by_key(|last| std::cmp::Reverse(last.run.started));
         lasts.into_iter().find_map(|last| read(&last.run))
     }

@@ -135,8 +135,9 @@ impl Metrics {
         }
     }
 
-    /// Everything as one document, the process's own figures read now.
-    pub fn render(&self, format: Format) -> String {
+    /// Everything as one document, the process's own figures read now. In pieces, to be sent one
+    /// after the other.
+    pub fn render(&self, format: Format) -> Vec<String> {
         self.process.refresh();
         exposition::render(&self.book.registry, format)
     }

@@ -36,7 +36,7 @@ mod credentials;
 mod events;
 mod health;
 mod history;
-mod metrics;
+pub mod metrics;
 mod page;
 pub mod probe;
 mod reload;

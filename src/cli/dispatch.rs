@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::routing::get;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::dispatch::{Dispatch, Keys, LoginNews, ThroughT3};
 use crate::inventory::{Snapshot, Watch};
-use crate::metrics::{Build, Format, Metrics, Served};
+use crate::metrics::{Build, Metrics, Served};
 use crate::spool::Spool;
 
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
@@ -132,11 +133,6 @@ async fn serve_operator(listener: tokio::net::TcpListener, metrics: Arc<Metrics>
     }
 }
 
-async fn exposition(
-    State(metrics): State<Arc<Metrics>>,
-    headers: HeaderMap,
-) -> ([(header::HeaderName, &'static str); 1], String) {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let format = Format::negotiate(accept.unwrap_or_default());
-    ([(header::CONTENT_TYPE, format.content_type())], metrics.render(format))
+async fn exposition(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
+    crate::operator::metrics::answer(&metrics, &headers)
 }

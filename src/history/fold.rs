@@ -14,11 +14,11 @@ const GAP: Duration = Duration::from_secs(150);
 /// In the year 2255; a thousand numbers a millisecond later is all that a double can tell apart.
 const LAST_MILLISECOND: i64 = 9_007_199_254_739;
 
-/// The rows still growing, and since when each user's probes end as they do.
+/// The rows still growing, and since when each user's probes end as they do; of each user one a kind.
 #[derive(Default)]
 pub struct Fold {
-    open: HashMap<String, HashMap<Kind, Open>>,
-    standings: HashMap<String, HashMap<Kind, Standing>>,
+    open: HashMap<String, Vec<Open>>,
+    standings: HashMap<String, Vec<Standing>>,
     last_id: i64,
 }
 
@@ -32,7 +32,12 @@ impl Fold {
     /// Takes a run in; rows that must be stored now go to `rows`.
     pub fn take(&mut self, run: Run, now: SystemTime, rows: &mut Vec<Recorded>) {
         self.stand(&run);
-        if let Some(open) = self.open.get_mut(&run.user).and_then(|kinds| kinds.get_mut(&run.kind)) {
+        let open = self
+            .open
+            .get_mut(&run.user)
+            .map(|kinds| (kinds.iter().position(|open| open.row.run.kind == run.kind), kinds));
+        if let Some((Some(at), kinds)) = open {
+            let open = &mut kinds[at];
             if open.row.takes_in(&run) {
                 open.row.last = run.started;
                 open.row.count += 1;
@@ -40,14 +45,17 @@ impl Fold {
                 open.grown = true;
                 return;
             }
-            if std::mem::take(&mut open.grown) {
-                rows.push(open.row.clone());
+            let ended = kinds.swap_remove(at);
+            if ended.grown {
+                rows.push(ended.row);
             }
         }
         let row = Recorded { id: self.next_id(now), last: run.started, count: 1, slowest: run.duration, run };
         if folds(&row.run) {
             let open = Open { row: row.clone(), grown: false };
-            self.open.entry(row.run.user.clone()).or_default().insert(row.run.kind, open);
+            let kinds = self.open.entry(row.run.user.clone()).or_default();
+            kinds.reserve_exact(1);
+            kinds.push(open);
         }
         rows.push(row);
     }
@@ -55,11 +63,11 @@ impl Fold {
     /// Hands out every row that has grown, and forgets those that have ended (a user who left, say).
     pub fn grown(&mut self, now: SystemTime, rows: &mut Vec<Recorded>) {
         for kinds in self.open.values_mut() {
-            for open in kinds.values_mut().filter(|open| open.grown) {
+            for open in kinds.iter_mut().filter(|open| open.grown) {
                 open.grown = false;
                 rows.push(open.row.clone());
             }
-            kinds.retain(|_, open| now.duration_since(open.row.last).is_ok_and(|age| age <= GAP));
+            kinds.retain(|open| now.duration_since(open.row.last).is_ok_and(|age| age <= GAP));
         }
         self.open.retain(|_, kinds| !kinds.is_empty());
     }
@@ -75,20 +83,18 @@ impl Fold {
 
     /// How this user's probes of this kind stand.
     pub fn standing(&self, user: &str, kind: Kind) -> Option<&Standing> {
-        self.standings.get(user)?.get(&kind)
+        self.standings.get(user)?.iter().find(|standing| standing.kind == kind)
     }
 
     pub fn standings(&self) -> impl Iterator<Item = &Standing> {
-        self.standings.values().flat_map(HashMap::values)
+        self.standings.values().flatten()
     }
 
     /// Joins what an earlier process knew to what was seen since.
     pub fn remember(&mut self, earlier: Standing) {
         let kinds = self.standings.entry(earlier.user.clone()).or_default();
-        match kinds.get_mut(&earlier.kind) {
-            None => {
-                kinds.insert(earlier.kind, earlier);
-            }
+        match kinds.iter_mut().find(|present| present.kind == earlier.kind) {
+            None => kinds.push(earlier),
             Some(present) if present.definite.is_none() => {
                 present.definite = earlier.definite;
                 present.since = earlier.since;
@@ -103,14 +109,19 @@ impl Fold {
     fn stand(&mut self, run: &Run) {
         let ended = run.outcome().ended();
         let kinds = self.standings.entry(run.user.clone()).or_default();
-        let standing = kinds.entry(run.kind).or_insert_with(|| Standing {
-            user: run.user.clone(),
-            kind: run.kind,
-            definite: None,
-            since: None,
-            skipped_since: None,
-            last: run.started,
+        let at = kinds.iter().position(|standing| standing.kind == run.kind).unwrap_or_else(|| {
+            kinds.reserve_exact(1);
+            kinds.push(Standing {
+                user: run.user.clone(),
+                kind: run.kind,
+                definite: None,
+                since: None,
+                skipped_since: None,
+                last: run.started,
+            });
+            kinds.len() - 1
         });
+        let standing = &mut kinds[at];
         standing.last = run.started;
         if ended == Ended::Skipped {
             standing.skipped_since = standing.skipped_since.or(Some(run.started));

@@ -115,7 +115,7 @@ mod tests {
      {
         let metrics = Metrics::new(Build::THIS);
         let credentials = || {
-            let document = metrics.render(Format::Classic);
+            let document = metrics.render(Format::Classic).concat();
             let of_credentials = document.lines().filter(|line| line.starts_with("t3_credential_"));
             of_credentials.map(str::to_owned).collect::<Vec<_>>()
         };

@@ -1,6 +1,8 @@
 //! The two formats of `/metrics`. The library writes OpenMetrics; the classic format is that document, line by line:
 //! there is one truth, and a value cannot differ between the two.
 
+use std::fmt::{self, Write};
+
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
@@ -51,23 +53,57 @@ impl Format {
     }
 }
 
-pub(super) fn render(registry: &Registry, format: Format) -> String {
-    let mut document = String::new();
-    text::encode(&mut document, registry).expect("writing to a string does not fail");
-    match format {
-        Format::OpenMetrics => document,
-        Format::Classic => classic(&document),
+/// A document of any length, in pieces: one string would be copied over and over while it grows.
+#[derive(Debug, Default)]
+struct Pieces(Vec<String>);
+
+impl Pieces {
+    const SIZE: usize = 64 * 1024;
+}
+
+impl Write for Pieces {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self.0.last_mut() {
+            Some(piece) if piece.capacity() - piece.len() >= text.len() => piece.push_str(text),
+            _ => {
+                let mut piece = String::with_capacity(Self::SIZE.max(text.len()));
+                piece.push_str(text);
+                self.0.push(piece);
+            }
+        }
+        Ok(())
     }
 }
 
-/// OpenMetrics names a family without `_total` or `_info` and has a type `info`; the classic format names every family
-/// as its samples are named, and has neither units, exemplars nor an end mark.
-fn classic(open_metrics: &str) -> String {
-    let mut document = String::with_capacity(open_metrics.len());
-    let mut help = "";
-    for line in open_metrics.split_terminator('\n') {
+pub(super) fn render(registry: &Registry, format: Format) -> Vec<String> {
+    let mut pieces = Pieces::default();
+    let written = match format {
+        Format::OpenMetrics => text::encode(&mut pieces, registry),
+        Format::Classic => text::encode(&mut Classic::to(&mut pieces), registry),
+    };
+    written.expect("writing to a string does not fail");
+    pieces.0
+}
+
+/// Turns what is written to it into the classic format. OpenMetrics names a family without `_total` or `_info` and has
+/// a type `info`; the classic format names every family as its samples are named, and has neither units, exemplars nor
+/// an end mark.
+struct Classic<'a, W> {
+    out: &'a mut W,
+    /// What has been written of a line that has not ended.
+    begun: String,
+    help: String,
+}
+
+impl<'a, W: Write> Classic<'a, W> {
+    fn to(out: &'a mut W) -> Self {
+        Self { out, begun: String::new(), help: String::new() }
+    }
+
+    fn line(&mut self, line: &str) -> fmt::Result {
         if let Some(named) = line.strip_prefix("# HELP ") {
-            help = named.split_once(' ').map_or("", |(_, help)| help);
+            self.help.clear();
+            self.help.push_str(named.split_once(' ').map_or("", |(_, help)| help));
         } else if let Some(named) = line.strip_prefix("# TYPE ") {
             let (family, kind) = named.split_once(' ').unwrap_or((named, "untyped"));
             let (suffix, kind) = match kind {
@@ -75,15 +111,29 @@ fn classic(open_metrics: &str) -> String {
                 "info" => ("_info", "gauge"),
                 _ => ("", kind),
             };
-            for part in ["# HELP ", family, suffix, " ", help, "\n# TYPE ", family, suffix, " ", kind, "\n"] {
-                document.push_str(part);
-            }
+            let help = &self.help;
+            writeln!(self.out, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} {kind}")?;
         } else if !line.starts_with('#') {
-            document.push_str(without_exemplar(line));
-            document.push('\n');
+            self.out.write_str(without_exemplar(line))?;
+            self.out.write_char('\n')?;
         }
+        Ok(())
     }
-    document
+}
+
+impl<W: Write> Write for Classic<'_, W> {
+    fn write_str(&mut self, mut text: &str) -> fmt::Result {
+        while let Some((line, rest)) = text.split_once('\n') {
+            self.begun.push_str(line);
+            let mut whole = std::mem::take(&mut self.begun);
+            self.line(&whole)?;
+            whole.clear();
+            self.begun = whole;
+            text = rest;
+        }
+        self.begun.push_str(text);
+        Ok(())
+    }
 }
 
 /// The sample before its exemplar. A label's value may itself hold ` # {` or a brace, so the labels are read as quoted
@@ -163,8 +213,13 @@ mod tests {
         let open_metrics = "# HELP a Things.\n# TYPE a counter\na_total 1\n\
                             # HELP b_seconds Time.\n# TYPE b_seconds gauge\n# UNIT b_seconds seconds\nb_seconds 2.0\n\
                             # HELP c Facts.\n# TYPE c info\nc_info{d=\"e\"} 1\n# EOF\n";
+        let mut classic = String::new();
+        let mut writer = Classic::to(&mut classic);
+        for piece in open_metrics.as_bytes().chunks(7) {
+            writer.write_str(std::str::from_utf8(piece).expect("ASCII")).expect("a string takes everything");
+        }
         assert_eq!(
-            classic(open_metrics),
+            classic,
             "# HELP a_total Things.\n# TYPE a_total counter\na_total 1\n\
              # HELP b_seconds Time.\n# TYPE b_seconds gauge\nb_seconds 2.0\n\
              # HELP c_info Facts.\n# TYPE c_info gauge\nc_info{d=\"e\"} 1\n"

@@ -128,7 +128,7 @@ fn samples(document: &str) -> BTreeMap<&str, &str> {
 }
 
 fn sample(metrics: &Metrics, series: &str) -> Option<f64> {
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     samples(&document).get(series).map(|value| value.parse().expect("a value is a number"))
 }
 
@@ -140,19 +140,19 @@ fn without_process(document: &str) -> String {
 
 #[test]
 fn a_small_world_in_the_classic_format() {
-    insta::assert_snapshot!(without_process(&small_world().render(Format::Classic)));
+    insta::assert_snapshot!(without_process(&small_world().render(Format::Classic).concat()));
 }
 
 #[test]
 fn a_small_world_in_open_metrics() {
-    insta::assert_snapshot!(without_process(&small_world().render(Format::OpenMetrics)));
+    insta::assert_snapshot!(without_process(&small_world().render(Format::OpenMetrics).concat()));
 }
 
 #[test]
 fn both_formats_hold_the_same_samples_but_for_exemplars() {
     let metrics = small_world();
-    let open_metrics = metrics.render(Format::OpenMetrics);
-    let classic = metrics.render(Format::Classic);
+    let open_metrics = metrics.render(Format::OpenMetrics).concat();
+    let classic = metrics.render(Format::Classic).concat();
     let (plain, with_exemplars): (Vec<_>, Vec<_>) = open_metrics
         .lines()
         .filter(|line| !line.starts_with('#') && !line.starts_with("process_"))
@@ -184,7 +184,7 @@ fn promtool_has_nothing_to_say_about_the_classic_format() {
     let odd = Served { user: "cid", identity: ODD_IDENTITY, port: 3803 };
     let metrics = small_world();
     metrics.set_users(&[ANN, BOB, odd]);
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     check.stdin.take().expect("stdin is piped").write_all(document.as_bytes()).expect("promtool reads");
     let output = check.wait_with_output().expect("promtool ends");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -200,7 +200,7 @@ fn prometheus_parses_the_open_metrics_format() {
     metrics.set_users(&[ANN, BOB, odd]);
     // promtool reads the format only as a backfill, where every sample has a time.
     let mut document = String::new();
-    for line in metrics.render(Format::OpenMetrics).lines() {
+    for line in metrics.render(Format::OpenMetrics).concat().lines() {
         let (sample, exemplar) = line.split_at(line.find(" # {").unwrap_or(line.len()));
         let odd = line.contains(" # {y}");
         match line {
@@ -228,7 +228,7 @@ fn an_identity_with_quotes_newlines_and_backslashes_is_escaped_in_both_formats()
     let metrics = metrics_of(&[Served { user: "cid", identity: ODD_IDENTITY, port: 3803 }]);
     let expected = r#"t3_user_info{user="cid",identity="c\"i\\d\n # {y} 1",port="3803"} 1"#;
     for format in [Format::Classic, Format::OpenMetrics] {
-        let document = metrics.render(format);
+        let document = metrics.render(format).concat();
         assert!(document.lines().any(|line| line == expected), "{document}");
     }
 }
@@ -236,7 +236,7 @@ fn an_identity_with_quotes_newlines_and_backslashes_is_escaped_in_both_formats()
 #[test]
 fn a_user_begins_with_every_kind_and_outcome_at_zero_and_nothing_claimed() {
     let metrics = metrics_of(&[ANN]);
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     let of_ann: Vec<_> =
         samples(&document).into_iter().filter(|(series, _)| series.contains(r#"user="ann""#)).collect();
     let runs =
@@ -258,7 +258,7 @@ fn every_series_of_a_user_who_is_gone_vanishes_and_a_late_probe_brings_none_back
     metrics.set_users(&[BOB]);
     record_everything(&metrics, "ann");
     state::record_state(&metrics, "ann");
-    let document = metrics.render(Format::OpenMetrics);
+    let document = metrics.render(Format::OpenMetrics).concat();
     assert!(!document.contains("\"ann\"") && !document.contains("ann@"), "{document}");
     assert!(document.contains("t3_probe_ok{user=\"bob\""));
 
@@ -272,7 +272,7 @@ fn a_user_who_stays_keeps_their_counts_and_shows_their_new_port() {
     metrics.record(&pulse("ann", Outcome::Ok));
     metrics.set_users(&[Served { port: 3999, ..ANN }, BOB]);
     assert_eq!(sample(&metrics, r#"t3_probe_runs_total{user="ann",kind="pulse",outcome="ok"}"#), Some(1.0));
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     let infos = document.lines().filter(|line| line.starts_with(r#"t3_user_info{user="ann""#));
     assert_eq!(
         infos.collect::<Vec<_>>(),
@@ -366,7 +366,7 @@ fn a_skipped_step_has_no_duration_and_every_failed_step_is_counted_with_its_reas
 fn an_instance_has_one_info_series_and_a_new_version_forgets_the_old_ones_endpoint() {
     let metrics = metrics_of(&[ANN]);
     let infos = || -> Vec<String> {
-        let document = metrics.render(Format::Classic);
+        let document = metrics.render(Format::Classic).concat();
         document.lines().filter(|line| line.starts_with("t3_instance_info{")).map(str::to_owned).collect()
     };
     let learn = |facts| metrics.record(&Run { facts, ..pulse("ann", Outcome::Ok) });
@@ -390,7 +390,7 @@ fn an_instance_that_says_a_great_deal_of_itself_is_cut_short() {
     let metrics = metrics_of(&[ANN]);
     metrics.record(&Run { facts: facts(&"é".repeat(100_000), "c", None), ..pulse("ann", Outcome::Ok) });
     let expected = format!(r#"version="{}","#, "é".repeat(64));
-    assert!(metrics.render(Format::Classic).contains(&expected));
+    assert!(metrics.render(Format::Classic).concat().contains(&expected));
 }
 
 #[test]
@@ -444,7 +444,7 @@ fn every_sample_is_in_the_reference_with_exactly_its_labels() {
         .iter()
         .map(|entry| (entry.name, entry.labels.iter().map(|label| label.name).collect()))
         .collect();
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     let mut seen = BTreeSet::new();
     for series in samples(&document).into_keys() {
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
@@ -489,7 +489,7 @@ fn every_help_is_plain_text_and_every_name_is_unique_and_says_its_type() {
 #[test]
 fn a_user_with_failures_of_many_kinds_stays_within_their_share_of_series() {
     let metrics = small_world();
-    let document = metrics.render(Format::Classic);
+    let document = metrics.render(Format::Classic).concat();
     let (door, of_ann): (Vec<_>, Vec<_>) = samples(&document)
         .into_keys()
         .filter(|series| series.contains(r#"user="ann""#))

@@ -98,7 +98,7 @@ impl Shared {
         let _turn = self.pulses.acquire().await;
         let context =
             pulse::Context { section: &self.section, t3: &self.t3, access: &self.access, ages: &self.ages };
-        // Boxed: it is large, and between two pulses every user's task would hold as much.
+        // Boxed: it is large, and so would be whatever calls it.
         let work = Box::pin(pulse::run(instance, memory, &context, trigger));
         survive(Kind::Pulse, Step::Reach, trigger, instance, work).await
     }
@@ -111,7 +111,7 @@ impl Shared {
         version: Option<&Version>,
         trigger: Trigger,
     ) -> Run {
-        let work = state::run(instance, &self.access, memory, version, trigger);
+        let work = Box::pin(state::run(instance, &self.access, memory, version, trigger));
         survive(Kind::State, Step::Database, trigger, instance, work).await
     }
 

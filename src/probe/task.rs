@@ -63,6 +63,7 @@ impl Task {
         }
     }
 
+    /// What takes its turn for a moment is boxed: between two turns every user's task would else hold as much.
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
         let Section { pulse_interval, state_interval, front_interval, .. } = *self.shared.section();
         let start = Instant::now();
@@ -99,7 +100,7 @@ impl Task {
                 }
                 order = orders.recv() => match order {
                     Some(Order::Probe(answer)) => {
-                        asked.push((self.pulse(Trigger::Demand).await.0, answer));
+                        asked.push((Box::pin(self.pulse(Trigger::Demand)).await.0, answer));
                         wanted = Some(Trigger::Demand);
                     }
                     Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
@@ -107,14 +108,12 @@ impl Task {
                 },
                 () = sleep_until(pulse_due) => {
                     let trigger = wanted.unwrap_or(Trigger::Schedule);
-                    let (_, changed) = self.pulse(trigger).await;
+                    let (_, changed) = Box::pin(self.pulse(trigger)).await;
                     wanted = wanted.or(changed);
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
                 }
                 () = sleep_until(state_due) => {
-                    let version = self.memory.version.as_ref();
-                    let run = self.shared.state(&self.instance, &mut self.state, version, Trigger::Schedule).await;
-                    self.send(&run).await;
+                    Box::pin(self.look()).await;
                     state_due = schedule::next(state_due, state_interval, Instant::now());
                 }
                 () = sleep_until(handshake_due), if wanted.is_none() && under_way.is_none() => {
@@ -134,7 +133,7 @@ impl Task {
             self.lent = lent;
             self.send(&run).await;
         }
-        self.shared.leave(&self.instance, &mut self.lent.kept).await;
+        Box::pin(self.shared.leave(&self.instance, &mut self.lent.kept)).await;
     }
 
     /// Pulses; answers what in it calls for a handshake at once.
@@ -152,6 +151,13 @@ impl Task {
         self.pulsed = Some(outcome);
         self.send(&run).await;
         (run, calls)
+    }
+
+    /// Looks at the database.
+    async fn look(&mut self) {
+        let version = self.memory.version.as_ref();
+        let run = self.shared.state(&self.instance, &mut self.state, version, Trigger::Schedule).await;
+        self.send(&run).await;
     }
 
     fn known(&self) -> Known {

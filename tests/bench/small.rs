@@ -25,7 +25,7 @@ pub fn run() {
     dispatch_table::write(&world, names.iter().map(|name| (name.clone(), port(name))));
     let serving = world.serve();
     until("everybody's first login", Duration::from_secs(120), || {
-        (Scrape::of(&serving).sum("t3_probe_ok{", "") as usize == USERS * 2).then_some(())
+        (Scrape::of(&serving).sum("t3_probe_ok{", "handshake") as usize == USERS).then_some(())
     });
 
     let mut table =

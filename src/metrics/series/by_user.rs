@@ -21,10 +21,11 @@ pub trait PerUser: Debug + Send + Sync {
 /// What hangs under each user that is served.
 type OfUsers<T> = Arc<RwLock<BTreeMap<Arc<str>, T>>>;
 
-/// One value per user and label set.
+/// One value per user and label set. A user has few of a metric, often one, and a fleet has many users: sorted vectors
+/// of exact size, since a node of a tree has room for eleven.
 #[derive(Clone, Debug)]
 pub struct ByUser<L, M> {
-    series: OfUsers<BTreeMap<L, M>>,
+    series: OfUsers<Vec<(L, M)>>,
 }
 
 /// Facts about a user, as labels of a series that is always 1: at most one series per user at any time.
@@ -37,11 +38,21 @@ impl<L: LabelSet, M: Value> ByUser<L, M> {
     /// Hands over the value of this user and these labels, made now where there was none; does nothing for somebody
     /// who is not served.
     pub fn with(&self, user: &str, labels: L, change: impl FnOnce(&M)) {
-        if let Some(value) = read(&self.series).get(user).and_then(|of_user| of_user.get(&labels)) {
-            return change(value);
+        if let Some(of_user) = read(&self.series).get(user)
+            && let Ok(at) = find(of_user, &labels)
+        {
+            return change(&of_user[at].1);
         }
         if let Some(of_user) = write(&self.series).get_mut(user) {
-            change(of_user.entry(labels).or_default());
+            let at = match find(of_user, &labels) {
+                Ok(at) => at,
+                Err(at) => {
+                    of_user.reserve_exact(1);
+                    of_user.insert(at, (labels, M::default()));
+                    at
+                }
+            };
+            change(&of_user[at].1);
         }
     }
 
@@ -51,6 +62,11 @@ impl<L: LabelSet, M: Value> ByUser<L, M> {
             change(labels, value);
         }
     }
+}
+
+/// Where these labels are, else where they belong.
+fn find<L: Ord, M>(of_user: &[(L, M)], labels: &L) -> Result<usize, usize> {
+    of_user.binary_search_by(|(known, _)| known.cmp(labels))
 }
 
 impl<L: LabelSet> InfoByUser<L> {
@@ -77,7 +93,7 @@ impl<L: LabelSet, M: Value> EncodeMetric for ByUser<L, M> {
     }
 
     fn is_empty(&self) -> bool {
-        read(&self.series).values().all(BTreeMap::is_empty)
+        read(&self.series).values().all(Vec::is_empty)
     }
 }
 
