@@ -14,7 +14,6 @@ use crate::outcome::{Grounds, Rehearsal};
 use crate::t3::version::Version;
 use crate::t3::{self, Instance};
 
-pub mod boxed;
 pub mod candidate;
 pub mod evidence;
 mod place;
@@ -22,7 +21,7 @@ pub mod rehearsal;
 mod seed;
 pub mod track;
 
-use boxed::{Boxes, Limits};
+use crate::t3::boxed::{self, Boxes, Limits};
 use candidate::Found;
 use evidence::{Build, Evidence, Rehearsed, SeedEvidence, Trouble};
 use place::Place;

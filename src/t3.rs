@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub mod access;
+pub mod boxed;
 pub mod cli;
 pub mod descriptor;
 pub mod door;

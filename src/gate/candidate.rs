@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::boxed::{self, Boxes, Limits};
 use super::evidence::Build;
 use super::place::{self, Place};
 use super::{Section, Wanted};
 use crate::outcome::Grounds;
 use crate::t3;
+use crate::t3::boxed::{self, Boxes, Limits};
 use crate::t3::cli::Cli;
 use crate::t3::install::Installs;
 use crate::t3::version::Version;

@@ -10,6 +10,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::t3::boxed;
+
 const LOCK: &str = "alive";
 
 pub struct Place {
@@ -55,7 +57,7 @@ pub fn furnish(room: &Path) -> io::Result<()> {
     for inner in ["base/userdata", "home", "work", "driver"] {
         fs::create_dir_all(room.join(inner))?;
     }
-    super::boxed::furnish(room)
+    boxed::furnish(room)
 }
 
 /// Removes the directory of a run that is no more; a living one holds its lock.

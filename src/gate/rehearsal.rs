@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::boxed::Boxes;
 use super::evidence::{Facts, Rehearsed, StepEvidence};
 use crate::outcome::{Failure, NotDone, Outcome, Reason, Rehearsal, RehearsalStep, Skip};
 use crate::probe::handshake::check_session;
+use crate::t3::boxed::Boxes;
 use crate::t3::cli::Cli;
 use crate::t3::guard::Guard;
 use crate::t3::http::Client;

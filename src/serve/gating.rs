@@ -16,10 +16,10 @@ use super::verdicts::Known;
 use crate::config::Config;
 use crate::docket::Line;
 use crate::enforce;
-use crate::gate::boxed::{first_line, on_path};
 use crate::gate::track::Pace;
 use crate::metrics::Metrics;
 use crate::outcome::Verdict;
+use crate::t3::boxed::{first_line, on_path};
 use crate::t3::version::Version;
 use crate::verdict;
 
