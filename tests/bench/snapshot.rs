@@ -30,7 +30,7 @@ pub fn run() {
 
     let writer = Writer::start(&database, PAUSE);
     std::thread::park_timeout(Duration::from_secs(10));
-    let alone = p99(writer);
+    let alone = Felt::by(writer);
 
     let (mut ours, mut whole, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     let writer = Writer::start(&database, PAUSE);
@@ -40,12 +40,12 @@ pub fn run() {
         whole.push(clock.elapsed().as_secs_f64());
         ours.push(copied(dir.path()));
     }
-    let during = p99(writer);
+    let during = Felt::by(writer);
     let writer = Writer::start(&database, PAUSE);
     for round in 0..ROUNDS {
         theirs.push(vacuum(&database, &dir.path().join(format!("{round}.sqlite"))));
     }
-    let during_theirs = p99(writer);
+    let theirs_felt = Felt::by(writer);
 
     let (ours, whole, theirs) = (median(ours), median(whole), median(theirs));
     let title = format!("A snapshot of {MEGABYTES} MB under a steady writer ({ROUNDS} rounds, medians)");
@@ -54,10 +54,14 @@ pub fn run() {
     table.figure("copied and on disk", format!("{ours:.3} s"));
     table.figure("the whole command, verification and all", format!("{whole:.3} s"));
     table.figure("sqlite3 VACUUM INTO, on disk", format!("{theirs:.3} s"));
-    table.at_most("the writer's p99, against alone", 1.5, during / alone, "times");
-    table.figure("p99 alone", format!("{alone:.2} ms"));
-    table.figure("p99 during ours", format!("{during:.2} ms"));
-    table.figure("p99 during VACUUM INTO", format!("{during_theirs:.2} ms"));
+    table.at_most("the writer's p99, against alone", 1.5, during.p99 / alone.p99, "times");
+    for (what, felt) in [("alone", alone), ("during ours", during), ("during VACUUM INTO", theirs_felt)] {
+        let Felt { p90, p99, longest } = felt;
+        table.figure(
+            &format!("p90, p99 and longest write {what}"),
+            format!("{p90:.1}, {p99:.1} and {longest:.0} ms"),
+        );
+    }
     table.print();
     drill();
 }
@@ -158,11 +162,23 @@ fn vacuum(database: &Path, into: &Path) -> f64 {
     took
 }
 
-/// In milliseconds.
-fn p99(writer: Writer) -> f64 {
-    let mut latencies = writer.finish().expect("no write is refused");
-    latencies.sort();
-    latencies[latencies.len() * 99 / 100].as_secs_f64() * 1000.0
+/// What a writer felt, in milliseconds.
+struct Felt {
+    p90: f64,
+    p99: f64,
+    longest: f64,
+}
+
+impl Felt {
+    fn by(writer: Writer) -> Self {
+        let mut latencies = writer.finish().expect("no write is refused");
+        latencies.sort();
+        let of = |hundredths: usize| {
+            let at = (latencies.len() * hundredths / 100).min(latencies.len() - 1);
+            latencies[at].as_secs_f64() * 1000.0
+        };
+        Self { p90: of(90), p99: of(99), longest: of(100) }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
