@@ -3,6 +3,7 @@
 
 mod difference;
 mod pattern;
+mod since;
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use serde::Deserialize;
 
-pub use self::difference::{Difference, Running, Since};
+pub use self::difference::{Difference, Running};
 pub use self::pattern::Pattern;
+pub use self::since::Since;
 
 use crate::outcome::Place;
 use crate::t3::cli::Cli;

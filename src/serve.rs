@@ -162,6 +162,7 @@ pub async fn run(
         said: said.clone(),
         tracked,
         named,
+        memory: service.config.state_dir.join("differences.json"),
     };
     let standings = Standings::default();
     let backups = backups::Backups {

@@ -1,8 +1,8 @@
 //! Where versions differ, in words: plain functions of what was read.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
 
 use super::Versions;
 use crate::outcome::Place;
@@ -40,9 +40,14 @@ pub enum Difference {
     Skew { user: String, running: Version, installed: Version, minting: Minting },
 }
 
-/// Since when each difference is there.
-#[derive(Debug, Default)]
-pub struct Since(BTreeMap<(&'static str, String), SystemTime>);
+/// What a difference is about: two differences of one subject are one that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    Unknown(Place),
+    Drift(Place),
+    Skew(String),
+}
 
 impl Versions {
     /// Every difference, places first.
@@ -84,28 +89,12 @@ impl Versions {
 }
 
 impl Difference {
-    /// What it is about: two differences of one subject are one that goes on.
-    fn subject(&self) -> (&'static str, String) {
+    pub fn subject(&self) -> Subject {
         match self {
-            Self::Unknown { place, .. } => ("unknown", place.to_string()),
-            Self::Drift { place, .. } => ("drift", place.to_string()),
-            Self::Skew { user, .. } => ("skew", user.clone()),
+            Self::Unknown { place, .. } => Subject::Unknown(*place),
+            Self::Drift { place, .. } => Subject::Drift(*place),
+            Self::Skew { user, .. } => Subject::Skew(user.clone()),
         }
-    }
-}
-
-impl Since {
-    /// Takes over what is different now; answers since when each is. A difference that went and came back is new.
-    pub fn see(&mut self, differences: &[Difference], now: SystemTime) -> Vec<SystemTime> {
-        let before = std::mem::take(&mut self.0);
-        let since = |difference: &Difference| {
-            let subject = difference.subject();
-            let since = before.get(&subject).copied().unwrap_or(now);
-            (subject, since)
-        };
-        let seen: Vec<_> = differences.iter().map(since).collect();
-        self.0 = seen.iter().cloned().collect();
-        seen.into_iter().map(|(_, since)| since).collect()
     }
 }
 
@@ -153,8 +142,6 @@ impl fmt::Display for Difference {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const V24: Version = Version::new(0, 0, 24);
@@ -220,21 +207,5 @@ mod tests {
             said(&versions.differences(&bob(false), Mint::Cli)),
             ["the installed version cannot be told: no command 't3' on the path"]
         );
-    }
-
-    #[test]
-    fn a_difference_is_as_old_as_its_subject_and_new_when_it_came_back() {
-        let (start, minute) = (SystemTime::UNIX_EPOCH, Duration::from_secs(60));
-        let mut since = Since::default();
-        let skewed = versions(V26, V26).differences(&bob(false), Mint::Cli);
-        assert_eq!(since.see(&skewed, start), [start]);
-        let further = versions(V26, Version::new(0, 0, 33)).differences(&bob(false), Mint::Cli);
-        assert_eq!(
-            since.see(&further, start + minute),
-            [start + minute, start],
-            "pinned drifts too, bob still"
-        );
-        assert!(since.see(&[], start + minute).is_empty());
-        assert_eq!(since.see(&skewed, start + minute * 2), [start + minute * 2]);
     }
 }

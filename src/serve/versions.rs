@@ -1,6 +1,7 @@
 //! Where pinned, installed, proven and running versions differ: looked at twice a minute, said in metrics and in words.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -33,12 +34,15 @@ pub struct Versions {
     pub said: Said,
     pub tracked: Tracked,
     pub named: Named,
+    /// Where it is kept since when each difference is there.
+    pub memory: PathBuf,
 }
 
 impl Versions {
     /// Looks until it is told to stop.
     pub async fn watch(self, stop: CancellationToken) {
-        let (installs, cli, mut since) = (Installs::new(&self.t3), Cli::default(), Since::default());
+        let (installs, cli) = (Installs::new(&self.t3), Cli::default());
+        let mut since = Since::load(&self.memory);
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -47,10 +51,27 @@ impl Versions {
             let running = self.running(&installs);
             *lock(&self.named) = names(&versions, &running);
             let differences = versions.differences(&running, self.t3.mint);
-            let began = since.see(&differences, SystemTime::now());
+            let before = since.clone();
+            let began = since.see(&differences, |user| self.is_silent(user), SystemTime::now());
+            if since != before
+                && let Err(error) = since.store(&self.memory)
+            {
+                let file = self.memory.display();
+                tracing::warn!(%error, "cannot write {file}; after a restart every difference begins anew");
+            }
             self.export(&versions, &running, &differences, &began);
             *lock(&self.said) = differences.iter().map(ToString::to_string).zip(began).collect();
         }
+    }
+
+    /// Whether it is not known yet what a user's instance runs: not asked, or nobody is served yet.
+    fn is_silent(&self, user: &str) -> bool {
+        let board = lock(&self.board);
+        let mut users = board.users().peekable();
+        users.peek().is_none()
+            || users.any(|(name, standing)| {
+                name == user && standing.fact(|run| run.facts.version.as_deref()).is_none()
+            })
     }
 
     /// What each instance said it runs when it was asked last.
