@@ -24,7 +24,7 @@ mod standing;
 mod tree;
 mod verify;
 
-pub use drill::{Tried, Trying};
+pub use drill::{Trial, Tried, Trying};
 pub use duty::{Done, Duty, running_version};
 pub use hands::{Copying, Hands, Ourselves};
 pub use manifest::{Drilled, Manifest, Verified};

@@ -85,6 +85,9 @@ enum Command {
     /// One rehearsal, from inside its box
     #[command(hide = true)]
     GateDriver,
+    /// One drill, from inside its box
+    #[command(hide = true)]
+    DrillDriver,
     /// The JSON Schema of a verdict's document
     #[command(hide = true)]
     VerdictSchema,
@@ -137,6 +140,7 @@ pub fn run() -> ExitCode {
             with_runtime(&config, async |config| Ok(rollout::run(args, &config).await))
         }),
         Command::GateDriver => answer(gate::driver()),
+        Command::DrillDriver => answer(backup::driver()),
         Command::VerdictSchema => {
             print!("{}", crate::verdict::SCHEMA);
             ExitCode::SUCCESS

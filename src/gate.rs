@@ -21,7 +21,7 @@ pub mod rehearsal;
 mod seed;
 pub mod track;
 
-use crate::t3::boxed::{self, Boxes, Limits};
+use crate::t3::boxed::{self, Boxes, Boxing, Limits};
 use candidate::Found;
 use evidence::{Build, Evidence, Rehearsed, SeedEvidence, Trouble};
 use place::Place;
@@ -119,6 +119,11 @@ impl Default for Section {
 }
 
 impl Section {
+    /// What it takes to make boxes.
+    pub fn boxing(&self) -> Boxing {
+        Boxing { bwrap: self.bwrap.clone(), expose: self.expose.clone() }
+    }
+
     /// What no single key shows, as (key, sentence).
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
         let mut complaints = Vec::new();

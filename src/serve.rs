@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backup::Ourselves;
 use crate::board::{Before, Board};
 use crate::config::{Config, Source};
 use crate::credential;
@@ -176,6 +177,7 @@ pub async fn run(
         state_dir: service.config.state_dir.clone(),
         section: service.config.backup.clone(),
         t3: service.config.t3.clone(),
+        hands: Ourselves { boxing: service.config.gate.boxing() },
         inventory: service.inventory.clone(),
         ended,
     };

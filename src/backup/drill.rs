@@ -12,7 +12,8 @@ use super::hands::Hands;
 use super::manifest::{DrillFailure, Drilled, Manifest};
 use super::tree::unwritable;
 use super::{Section, Snapshot, Tree, prove};
-use crate::outcome::{Failure, NotDone, Reason, RestoreStep};
+use crate::outcome::{Failure, Grounds, NotDone, Reason, RestoreStep};
+use crate::t3::boxed::{self, Boxes, Boxing};
 use crate::t3::cli::Cli;
 use crate::t3::guard::Guard;
 use crate::t3::http::{Client, Proof};
@@ -30,6 +31,10 @@ const LABEL: &str = "t3-prober drill";
 /// A history of 269 MB took 4 s to load (CONTRACT §11).
 const LIMITS: Limits = Limits { request: Duration::from_secs(60), command: Duration::from_secs(30) };
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// Of a boxed trial, beside four times the size of its database.
+const MEMORY: u64 = 1536 << 20;
+/// The hidden command that a box around a trial runs: a `Trial` on stdin, what was `Tried` on stdout.
+const DRIVER: &str = "drill-driver";
 
 /// A trial of a restored copy, as whoever the data belongs to carries it out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,7 +58,20 @@ pub struct Tried {
     pub total: Duration,
     /// Of these, t3 itself: its start, and its command.
     pub t3: Duration,
+    /// Whether t3 ran in a box.
+    pub boxed: bool,
     pub failure: Option<DrillFailure>,
+}
+
+/// A trial whose program is known; where there is a box, this is what goes into it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Trial {
+    dir: PathBuf,
+    manifest: Manifest,
+    /// Where builds are and which command mints: in a box it is the build alone.
+    t3: t3::Section,
+    start_timeout: Duration,
+    stop_timeout: Duration,
 }
 
 /// What the copy is called until it lies where t3 looks for it.
@@ -79,13 +97,13 @@ pub async fn drill(
         rpo: snapshot
             .taken_at()
             .map_or(Duration::ZERO, |taken| now.duration_since(taken).unwrap_or_default()),
-        // The box comes with the gate's rehearsals.
         boxed: false,
         failure: None,
     };
     match run(section, t3, owner, hands, snapshot, now).await {
         Ok((copying, tried)) => {
             drilled.version = tried.version;
+            drilled.boxed = tried.boxed;
             drilled.failure = tried.failure;
             if drilled.failure.is_none() {
                 drilled.restore = copying + tried.total;
@@ -171,8 +189,85 @@ impl Drop for Room {
 }
 
 impl Trying {
-    /// As the owner of the data.
-    pub async fn carry_out(self) -> Tried {
+    /// As the owner of the data; in a box where one can be made.
+    pub async fn carry_out(self, boxing: &Boxing) -> Tried {
+        let (program, version) = match program_for(&self.manifest, &self.t3).await {
+            Ok(found) => found,
+            Err(failure) => return Tried::failed(RestoreStep::Check, failure),
+        };
+        let trial = Trial {
+            t3: t3::Section { command: program, ..self.t3 },
+            dir: self.dir,
+            manifest: self.manifest,
+            start_timeout: self.start_timeout,
+            stop_timeout: self.stop_timeout,
+        };
+        let tried = match trial.in_box(boxing).await {
+            Ok(tried) => Tried { boxed: true, ..tried },
+            Err(why) => {
+                tracing::info!(why, "a drill is not boxed");
+                trial.carry_out().await
+            }
+        };
+        Tried { version: Some(version), ..tried }
+    }
+}
+
+impl Tried {
+    fn failed(step: RestoreStep, failure: Failure) -> Self {
+        Self { failure: Some(failed(step, failure)), ..Self::default() }
+    }
+}
+
+impl Trial {
+    /// The trial, from inside a box that has no network and none of the user's files but the copy. The error is why there
+    /// is no such box, and then nothing was tried.
+    async fn in_box(&self, boxing: &Boxing) -> Result<Tried, String> {
+        let [command] = self.t3.command.as_slice() else {
+            return Err("t3's command is more than a program".to_owned());
+        };
+        let program = boxed::on_path(command).and_then(|program| std::path::absolute(program).ok());
+        let program = program.ok_or_else(|| format!("no command '{command}' on the path"))?;
+        let ours = std::env::current_exe().map_err(|error| error.to_string())?;
+        let boxes = Boxes::find(&boxing.bwrap, &ours, &boxing.expose)?;
+        let (dir, prefix) = (&self.dir, boxed::prefix_of(&program));
+        ["base", "home", "work", "driver"]
+            .iter()
+            .try_for_each(|inner| std::fs::create_dir_all(dir.join(inner)))
+            .and_then(|()| boxed::furnish(dir))
+            .map_err(|error| format!("cannot furnish {}: {error}", dir.display()))?;
+        let mut command = boxes.inner(dir, &prefix);
+        command.push(program.to_string_lossy().into_owned());
+        // No installs lie there: the command is the build, whatever version it is.
+        let t3 = t3::Section { command, installs: dir.join("no-installs"), ..self.t3.clone() };
+        let trial = serde_json::to_vec(&Self { t3, ..self.clone() }).map_err(|error| error.to_string())?;
+        let limits = boxed::Limits {
+            memory: MEMORY + 4 * self.manifest.bytes,
+            deadline: self.start_timeout + self.stop_timeout + 2 * LIMITS.request + 2 * LIMITS.command,
+        };
+        let mut driver = boxes.around_driver(dir, &[prefix]);
+        driver.arg(DRIVER);
+        let broken = |detail: String| {
+            Ok(Tried::failed(RestoreStep::Start, Failure::new(Reason::Crashed, format!("the box {detail}"))))
+        };
+        match boxed::run(driver, &trial, limits, Grounds::NoBox).await {
+            Ok(output) => serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+                broken(format!("ended with {}: {}", output.status, boxed::first_line(&output.stderr)))
+            }),
+            Err(stopped) => broken(format!("was stopped: {}", stopped.detail)),
+        }
+    }
+
+    /// In a box of ours; the error is why t3 does not run in it at all.
+    pub async fn carry_out_in_box(&self) -> Result<Tried, String> {
+        let version = Cli::default().version(&self.t3.command, LIMITS.command).await;
+        version
+            .map_err(|failure| format!("t3 does not run there: {}; see `[gate] expose`", failure.detail))?;
+        Ok(self.carry_out().await)
+    }
+
+    /// Here and now.
+    async fn carry_out(&self) -> Tried {
         let mut tried = Tried::default();
         if let Err(Broken(step, failure)) = self.run(&mut tried).await {
             tried.failure = Some(failed(step, failure));
@@ -183,8 +278,6 @@ impl Trying {
     async fn run(&self, tried: &mut Tried) -> Result<(), Broken> {
         let at = |step| move |failure| Broken(step, failure);
         let manifest = &self.manifest;
-        let (program, version) = program_for(manifest, &self.t3).await.map_err(at(RestoreStep::Check))?;
-        tried.version = Some(version);
         let begin = Instant::now();
         let scratch = Scratch::within(&self.dir, &manifest.user).and_then(|scratch| {
             std::fs::rename(self.dir.join(COPY), scratch.instance.database())?;
@@ -193,11 +286,10 @@ impl Trying {
         let scratch = scratch.map_err(|error| Broken(RestoreStep::Copy, unwritable(&self.dir, &error)))?;
         let visible = Visible::of(&scratch.instance).map_err(at(RestoreStep::Copy))?;
         let started = Instant::now();
-        let mut trial = scratch.start(&program, "127.0.0.1").map_err(at(RestoreStep::Start))?;
+        let mut trial = scratch.start(&self.t3.command, "127.0.0.1").map_err(at(RestoreStep::Start))?;
         trial.ready(&scratch.instance, self.start_timeout).await.map_err(at(RestoreStep::Start))?;
         tried.t3 = started.elapsed();
-        let guard = Guard::new(&t3::Section { command: program, ..self.t3.clone() });
-        let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, guard);
+        let keepers = Keepers::new(scratch.path("keepers"), Mint::Keeper, Guard::new(&self.t3));
         let loaded = log_in(&scratch.instance, &keepers, manifest, &visible, &mut tried.t3).await;
         loaded.map_err(|why| Broken(RestoreStep::Prove, failure_of(why)))?;
         tried.total = begin.elapsed();

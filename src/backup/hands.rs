@@ -10,6 +10,7 @@ use super::drill::{Tried, Trying};
 use super::snapshot::{self, Copied};
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
+use crate::t3::boxed::Boxing;
 use crate::t3::state::stamp::Sizes;
 
 /// Whoever has the right to it.
@@ -34,8 +35,10 @@ pub struct Copying {
 }
 
 /// We, with the rights we have.
-#[derive(Clone, Copy, Debug)]
-pub struct Ourselves;
+#[derive(Clone, Debug)]
+pub struct Ourselves {
+    pub boxing: Boxing,
+}
 
 impl Hands for Ourselves {
     fn account(&self) -> Option<(u32, u32)> {
@@ -57,7 +60,7 @@ impl Hands for Ourselves {
                 format!("t3 runs only as the owner of the data, uid {}, and this is uid {us}", order.owner);
             return Err(Failure::new(Reason::WrongOwner, detail));
         }
-        Ok(order.carry_out().await)
+        Ok(order.carry_out(&self.boxing).await)
     }
 }
 

@@ -53,9 +53,11 @@ pub fn taken(
     version: Option<&Version>,
     now: SystemTime,
 ) -> Result<Snapshot, Failure> {
+    let ourselves =
+        Ourselves { boxing: crate::t3::boxed::Boxing { bwrap: String::new(), expose: Vec::new() } };
     let taking = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(take(section, instance, &Ourselves, version, now))
+        runtime.block_on(take(section, instance, &ourselves, version, now))
     };
     std::thread::scope(|scope| scope.spawn(taking).join()).expect("no panic")
 }

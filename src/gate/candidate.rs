@@ -1,7 +1,6 @@
 //! The two builds that are compared: where they come from, what they say they are, and a checksum over all their files,
 //! so that a verdict is about these bytes and no others.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -39,15 +38,13 @@ impl Found {
         // The link's own place decides what the prefix is: npm links bin/t3 into the package.
         let program = std::path::absolute(program).map_err(unreadable)?;
         program.metadata().map_err(unreadable)?;
-        let dir = program.parent().unwrap_or(Path::new("/"));
-        let is_prefix =
-            dir.file_name() == Some(OsStr::new("bin")) && dir.join("../lib/node_modules/t3").is_dir();
-        let prefix = if is_prefix { dir.parent().unwrap_or(dir) } else { dir }.to_path_buf();
+        let prefix = boxed::prefix_of(&program);
         let text = program.to_string_lossy().into_owned();
         let section = t3::Section { command: vec![text.clone()], ..t3::Section::default() };
         let version =
             Installs::new(&section).installed(&Cli::default()).await.map_err(|failure| failure.detail)?;
-        let measured = if is_prefix { prefix.join("lib/node_modules/t3") } else { program.clone() };
+        let is_packaged = program.parent() != Some(&prefix);
+        let measured = if is_packaged { prefix.join("lib/node_modules/t3") } else { program.clone() };
         let integrity = tokio::task::spawn_blocking(move || integrity(&measured)).await;
         let integrity = integrity.map_err(|error| error.to_string())?.map_err(unreadable)?;
         let build = Build { name: text.clone(), version: version.to_string(), integrity };

@@ -12,6 +12,7 @@ use super::account::Account;
 use crate::backup::{Copying, Trying};
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::access::wire::Reply;
+use crate::t3::boxed::Boxing;
 use crate::t3::cli::Verb;
 use crate::t3::guard::{Commands, Guard};
 use crate::t3::http::Client;
@@ -35,8 +36,8 @@ pub enum Task {
     Inspect,
     /// A consistent copy of the database, into a file that was made for it.
     Copy(Copying),
-    /// A trial of a restored copy.
-    TryOut(Box<Trying>),
+    /// A trial of a restored copy, in a box where one can be made.
+    TryOut(Box<Trying>, Boxing),
 }
 
 pub fn run() -> ExitCode {
@@ -91,7 +92,7 @@ impl Task {
             }
             Self::Inspect => answer(&state::inspect(&instance.database()).await),
             Self::Copy(order) => answer(&order.carry_out(instance)?),
-            Self::TryOut(order) => answer(&order.as_ref().clone().carry_out().await),
+            Self::TryOut(order, boxing) => answer(&order.as_ref().clone().carry_out(boxing).await),
         }
     }
 }

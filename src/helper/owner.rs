@@ -63,7 +63,8 @@ impl Hands for Owner<'_> {
 
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
         let limit = order.start_timeout + order.stop_timeout + LOGIN;
-        let mut tried: Tried = self.perform(Task::TryOut(Box::new(order)), limit).await?;
+        let mut tried: Tried =
+            self.perform(Task::TryOut(Box::new(order), self.config.gate.boxing()), limit).await?;
         if let Some(failure) = &mut tried.failure {
             failure.detail = plain(&failure.detail);
         }
@@ -75,7 +76,7 @@ impl<'a> Rightful<'a> {
     /// Root gives up what it is; everybody else has the rights they have.
     pub fn of(config: &'a Config, instance: &Instance) -> Result<Self, String> {
         if !nix::unistd::geteuid().is_root() || instance.uid == 0 {
-            return Ok(Self::Ourselves(Ourselves));
+            return Ok(Self::Ourselves(Ourselves { boxing: config.gate.boxing() }));
         }
         let roster = Roster::read(&config.inventory).map_err(|error| error.to_string())?;
         let admitted = Box::new(roster.admit(&instance.name).map_err(|error| error.to_string())?);

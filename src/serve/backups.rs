@@ -42,6 +42,7 @@ pub struct Keeper {
     pub state_dir: PathBuf,
     pub section: backup::Section,
     pub t3: t3::Section,
+    pub hands: Ourselves,
     pub inventory: Watch,
     pub ended: mpsc::Sender<BackupRun>,
 }
@@ -125,7 +126,7 @@ impl Keeper {
     /// Answers whether all that was due for this user went well.
     async fn attend(&self, target: &Target) -> bool {
         let instance = instance_of(target);
-        let duty = Duty { section: &self.section, t3: &self.t3, instance: &instance, hands: &Ourselves };
+        let duty = Duty { section: &self.section, t3: &self.t3, instance: &instance, hands: &self.hands };
         match duty.due(SystemTime::now()).await {
             Ok(done) => {
                 let well = done.iter().all(|done| done.run.failure.is_none());

@@ -2,6 +2,7 @@
 //! in it beside the candidate; the candidate runs in a second one inside, which has the same network and sees neither
 //! the driver's processes nor its files. An install has the network and no data; a rehearsal has data and no network.
 
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -25,6 +27,15 @@ const NETWORK: &[&str] =
 const PROGRAMS: &[&str] = &["node", "git", "sh"];
 const FULL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// What it takes to make boxes, as the operator says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boxing {
+    /// The bubblewrap program.
+    pub bwrap: String,
+    /// What builds may read besides the system's own and theirs.
+    pub expose: Vec<PathBuf>,
+}
 
 /// How boxes are made on this machine.
 #[derive(Clone, Debug)]
@@ -233,6 +244,14 @@ impl Drop for Tree {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
     }
+}
+
+/// What a program needs of its own: the directory above `bin` where a package manager put it there, else the one that
+/// it lies in.
+pub fn prefix_of(program: &Path) -> PathBuf {
+    let dir = program.parent().unwrap_or(Path::new("/"));
+    let is_prefix = dir.file_name() == Some(OsStr::new("bin")) && dir.join("../lib/node_modules/t3").is_dir();
+    if is_prefix { dir.parent().unwrap_or(dir) } else { dir }.to_path_buf()
 }
 
 /// The file that a program's name stands for.

@@ -70,7 +70,11 @@ pub fn run() {
 fn drill() {
     let world = World::with(&[("ann", "0.0.24")]);
     let backups = world.path("backups");
-    let world = world.configured(&format!("[backup]\ndir = \"{}\"\n", backups.display()));
+    let world = world.configured(&format!(
+        "[backup]\ndir = \"{}\"\n[gate]\nexpose = [\"{}\"]\n",
+        backups.display(),
+        env!("CARGO_BIN_EXE_t3-prober")
+    ));
     let run = |args: &[&str]| {
         let output = world.command(args).output().expect("the program");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -236,7 +236,12 @@ fn what_the_units_leave_to_the_snapshots_is_enough_to_take_and_drill_those_of_ho
     let mut host = Host::new();
     let install = host.install("0.0.33", &[]);
     let mut ann = host.user();
-    host.extra = format!("[backup]\ndir = \"{}\"\n", text(&host.path("backups")));
+    // The stand-in is our own program.
+    host.extra = format!(
+        "[backup]\ndir = \"{}\"\n[gate]\nexpose = [\"{}\"]\n",
+        text(&host.path("backups")),
+        text(&host.program)
+    );
     ann.serve(&install);
     host.configure();
     let mut due = Command::new(&host.program);
@@ -248,6 +253,8 @@ fn what_the_units_leave_to_the_snapshots_is_enough_to_take_and_drill_those_of_ho
         list.args(["backup", "list", "--config"]).arg(host.path("config.toml")).output().expect("it runs");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains(&ann.name), "{listed}");
+    // The owner, who is not root and can become nobody else, makes the drill's box.
+    assert!(tools::find("bwrap").is_none() || listed.contains("(boxed)"), "{listed}");
 }
 
 #[test]
