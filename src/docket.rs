@@ -188,8 +188,8 @@ async fn present(config: &Config, version: &Version) -> Present {
     // Without an inventory nobody can be left out; the gate itself says what is wrong with it.
     for instance in covered(&[], config).unwrap_or_default() {
         let level = match &access {
-            Access::Own(_) => state::level(&instance.database()).await.ok(),
-            Access::Helper(_) => {
+            Access::Own(_) if access.may_read(&instance) => state::level(&instance.database()).await.ok(),
+            Access::Own(_) | Access::Helper(_) => {
                 access.inspect(&instance, LOOK).await.ok().and_then(|found| found.level.ok())
             }
         };

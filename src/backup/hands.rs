@@ -7,11 +7,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::drill::{Tried, Trying};
+use super::repair;
+use super::restore::Present;
 use super::snapshot::{self, Copied};
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::boxed::Boxing;
+use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::state::stamp::Sizes;
+use crate::t3::version::Version;
 
 /// Whoever has the right to it.
 pub trait Hands {
@@ -20,6 +24,12 @@ pub trait Hands {
 
     /// Copies the user's database.
     async fn copy(&self, instance: &Instance, order: Copying) -> Result<Copied, Failure>;
+
+    /// Looks at the user's database: its level, and what was written to it since a copy with this fingerprint.
+    async fn look(&self, instance: &Instance, taken: Fingerprint) -> Result<Present, Failure>;
+
+    /// Makes the authentication tables of the user's database anew, where that is enough for this version.
+    async fn repair(&self, instance: &Instance, version: Version) -> Result<(), Failure>;
 
     /// Starts t3 on a restored copy, logs in and loads the history.
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure>;
@@ -47,10 +57,17 @@ impl Hands for Ourselves {
 
     async fn copy(&self, instance: &Instance, order: Copying) -> Result<Copied, Failure> {
         let instance = instance.clone();
-        let work = tokio::task::spawn_blocking(move || order.carry_out(&instance));
-        work.await.unwrap_or_else(|error| {
-            Err(Failure::new(Reason::Panicked, format!("copying a database: {error}")))
-        })
+        blocking(move || order.carry_out(&instance)).await
+    }
+
+    async fn look(&self, instance: &Instance, taken: Fingerprint) -> Result<Present, Failure> {
+        let database = instance.database();
+        blocking(move || Present::of(&database, &taken)).await
+    }
+
+    async fn repair(&self, instance: &Instance, version: Version) -> Result<(), Failure> {
+        let database = instance.database();
+        blocking(move || repair::rebuild(&database, &version).map_err(Failure::from)).await
     }
 
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
@@ -62,6 +79,15 @@ impl Hands for Ourselves {
         }
         Ok(order.carry_out(&self.boxing).await)
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let work = tokio::task::spawn_blocking(work).await;
+    work.unwrap_or_else(|error| {
+        Err(Failure::new(Reason::Panicked, format!("at work on a database: {error}")))
+    })
 }
 
 impl Copying {

@@ -19,7 +19,7 @@ mod journal;
 mod plan;
 
 pub use journal::Journal;
-pub use plan::{Loss, Plan, written_since};
+pub use plan::{Loss, Plan, Present};
 
 /// A restore that is wanted.
 pub struct Restore<'a> {

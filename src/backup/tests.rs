@@ -46,6 +46,11 @@ impl Place {
     }
 }
 
+/// Our own hands, which no box is needed for here.
+pub fn ourselves() -> Ourselves {
+    Ourselves { boxing: crate::t3::boxed::Boxing { bwrap: String::new(), expose: Vec::new() } }
+}
+
 /// By our own hands, from a test with or without a runtime.
 pub fn taken(
     section: &Section,
@@ -53,11 +58,9 @@ pub fn taken(
     version: Option<&Version>,
     now: SystemTime,
 ) -> Result<Snapshot, Failure> {
-    let ourselves =
-        Ourselves { boxing: crate::t3::boxed::Boxing { bwrap: String::new(), expose: Vec::new() } };
     let taking = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(take(section, instance, &ourselves, version, now))
+        runtime.block_on(take(section, instance, &ourselves(), version, now))
     };
     std::thread::scope(|scope| scope.spawn(taking).join()).expect("no panic")
 }

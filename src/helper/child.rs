@@ -9,14 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::Account;
-use crate::backup::{Copying, Trying};
+use crate::backup::restore::Present;
+use crate::backup::{Copying, Trying, repair};
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::access::wire::Reply;
 use crate::t3::boxed::Boxing;
 use crate::t3::cli::Verb;
 use crate::t3::guard::{Commands, Guard};
 use crate::t3::http::Client;
+use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::trace::TraceContext;
+use crate::t3::version::Version;
 use crate::t3::{self, Instance, state};
 
 /// An errand and whose it is.
@@ -34,6 +37,10 @@ pub enum Task {
     Command { verb: Verb, flags: Vec<String>, limit: Duration },
     /// A look at the database.
     Inspect,
+    /// What a restore would replace: the database's level, and what was written to it since.
+    Look(Fingerprint),
+    /// The repair that makes only the authentication tables anew.
+    Repair(Version),
     /// A consistent copy of the database, into a file that was made for it.
     Copy(Copying),
     /// A trial of a restored copy, in a box where one can be made.
@@ -91,6 +98,11 @@ impl Task {
                 guard.run(&mut Client::new(instance, &trace), *verb, &flags, *limit).await.map(Value::String)
             }
             Self::Inspect => answer(&state::inspect(&instance.database()).await),
+            Self::Look(taken) => answer(&Present::of(&instance.database(), taken)?),
+            Self::Repair(version) => {
+                repair::rebuild(&instance.database(), version).map_err(Failure::from)?;
+                Ok(Value::Null)
+            }
             Self::Copy(order) => answer(&order.carry_out(instance)?),
             Self::TryOut(order, boxing) => answer(&order.as_ref().clone().carry_out(boxing).await),
         }

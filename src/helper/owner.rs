@@ -7,14 +7,21 @@ use serde::de::DeserializeOwned;
 
 use super::as_user::{AsUser, Children, plain};
 use super::child::Task;
+use crate::backup::restore::Present;
 use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
 use crate::config::Config;
 use crate::inventory::{Admitted, Roster};
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::Instance;
+use crate::t3::state::fingerprint::Fingerprint;
+use crate::t3::version::Version;
 
 /// Beyond the limits that the work has itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// Counting the events of a large history.
+const LOOK: Duration = Duration::from_secs(30);
+/// A write of the running server is waited for, then two small tables are made.
+const REPAIR: Duration = Duration::from_secs(60);
 /// Loading a large history, twice; beside t3's start and stop.
 const LOGIN: Duration = Duration::from_secs(240);
 
@@ -61,6 +68,19 @@ impl Hands for Owner<'_> {
         Ok(copied)
     }
 
+    async fn look(&self, _instance: &Instance, taken: Fingerprint) -> Result<Present, Failure> {
+        let mut present: Present = self.perform(Task::Look(taken), LOOK).await?;
+        present.level.name = plain(&present.level.name);
+        for time in [&mut present.loss.first, &mut present.loss.last].into_iter().flatten() {
+            *time = plain(time);
+        }
+        Ok(present)
+    }
+
+    async fn repair(&self, _instance: &Instance, version: Version) -> Result<(), Failure> {
+        self.perform(Task::Repair(version), REPAIR).await
+    }
+
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
         let limit = order.start_timeout + order.stop_timeout + LOGIN;
         let mut tried: Tried =
@@ -97,6 +117,24 @@ impl Hands for Rightful<'_> {
             Self::Ourselves(ourselves) => ourselves.copy(instance, order).await,
             Self::Owner { config, admitted, children } => {
                 Owner::new(config, admitted, children).copy(instance, order).await
+            }
+        }
+    }
+
+    async fn look(&self, instance: &Instance, taken: Fingerprint) -> Result<Present, Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.look(instance, taken).await,
+            Self::Owner { config, admitted, children } => {
+                Owner::new(config, admitted, children).look(instance, taken).await
+            }
+        }
+    }
+
+    async fn repair(&self, instance: &Instance, version: Version) -> Result<(), Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.repair(instance, version).await,
+            Self::Owner { config, admitted, children } => {
+                Owner::new(config, admitted, children).repair(instance, version).await
             }
         }
     }

@@ -74,9 +74,9 @@ pub async fn run(
 impl Database {
     async fn look(&mut self, instance: &Instance, access: &Access) -> Result<&State, NotDone> {
         match access {
-            Access::Own(_) => Ok(self.current(&instance.database()).await?),
+            Access::Own(_) if access.may_read(instance) => Ok(self.current(&instance.database()).await?),
             // The helper tells no file from another; what it found is taken as it is.
-            Access::Helper(_) => {
+            Access::Own(_) | Access::Helper(_) => {
                 let state = access.inspect(instance, LIMIT).await?.state?;
                 let reading = Reading { state, stamp: None, server: Server::Unknown, at: SystemTime::now() };
                 Ok(&self.0.insert(reading).state)

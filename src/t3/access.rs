@@ -18,7 +18,7 @@ use super::keeper::{Keepers, Limits};
 use super::pairing::Credential;
 use super::state::{self, Inspection};
 use super::{Instance, Section};
-use crate::outcome::{Failure, NotDone};
+use crate::outcome::{Failure, NotDone, Skip};
 
 /// Who mints, revokes and reads databases for us.
 pub enum Access {
@@ -88,9 +88,20 @@ impl Access {
         }
     }
 
+    /// Whether we ourselves may open a user's database: root may not.
+    pub fn may_read(&self, instance: &Instance) -> bool {
+        matches!(self, Self::Own(_)) && (instance.uid == 0 || !nix::unistd::geteuid().is_root())
+    }
+
     /// Looks at one database, as whoever may read it without leaving files behind.
     pub async fn inspect(&self, instance: &Instance, limit: Duration) -> Result<Inspection, NotDone> {
         match self {
+            // What root opens may have been made to harm whoever opens it, and what it leaves there breaks the owner.
+            Self::Own(_) if !self.may_read(instance) => {
+                let detail =
+                    "root does not open a user's database; configure `[helper]`, which reads it as the user";
+                Err(NotDone::skipped(Skip::NotConfigured, detail))
+            }
             Self::Own(_) => Ok(state::inspect(&instance.database()).await),
             Self::Helper(helper) => {
                 let request = Request::Inspect { user: Some(instance.name.clone()), limit };

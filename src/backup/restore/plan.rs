@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::{self, Connection};
 
 use super::super::repair::{self, Refusal};
-use super::super::{Manifest, Section, Snapshot};
+use super::super::{Hands, Manifest, Section, Snapshot};
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::schema::SchemaLevel;
@@ -15,19 +16,23 @@ use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::state::{Level, count, has_table, reader};
 use crate::t3::version::Version;
 
+/// The database that a restore would replace. Whoever may read it says so: it is the user's, and can be made to say
+/// anything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Present {
+    pub level: Level,
+    pub fingerprint: Fingerprint,
+    pub loss: Loss,
+}
+
 /// What is in the present database and not in the snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Loss {
     pub events: u64,
     pub messages: u64,
     /// When the first and the last of these events happened, as t3 wrote it.
     pub first: Option<String>,
     pub last: Option<String>,
-}
-
-/// What was written to a database since a snapshot with this fingerprint was taken.
-pub fn written_since(database: &Path, taken: &Fingerprint) -> Result<Loss, Failure> {
-    present(database, taken).map(|(_, loss)| loss)
 }
 
 /// What a restore would do.
@@ -38,17 +43,18 @@ pub struct Plan {
     taken: Manifest,
     age: Duration,
     verified: bool,
-    present: Result<(Level, Loss), Failure>,
+    present: Result<Present, Failure>,
     version: Option<Version>,
     auth_only: Result<SchemaLevel, Refusal>,
     stops: bool,
 }
 
 impl Plan {
-    /// Looks only; blocks while the present database is read.
-    pub fn of(
+    /// Looks only.
+    pub async fn of(
         section: &Section,
         instance: &Instance,
+        hands: &impl Hands,
         snapshot: &Snapshot,
         version: Option<&Version>,
         now: SystemTime,
@@ -58,9 +64,9 @@ impl Plan {
                 format!("{} has no manifest: nothing says what it is; choose another one", snapshot.name());
             Failure::new(Reason::Corrupt, detail)
         })?;
-        let present = present(&instance.database(), &manifest.fingerprint);
+        let present = hands.look(instance, manifest.fingerprint.clone()).await;
         let auth_only = match &present {
-            Ok((level, _)) => repair::applies(level, version),
+            Ok(Present { level, .. }) => repair::applies(level, version),
             Err(_) => Err(Refusal::VersionUnknown),
         };
         Ok(Self {
@@ -77,13 +83,16 @@ impl Plan {
     }
 }
 
-fn present(database: &Path, taken: &Fingerprint) -> Result<(Level, Loss), Failure> {
-    let found = reader::ask(database, |connection| {
-        let level = Level::of(connection)?;
-        Ok(level.map(|level| newer(connection, taken.last_sequence).map(|loss| (level, loss))))
-    })?;
-    let none = || Failure::new(Reason::SchemaForeign, "the present database is none that t3 made");
-    found.ok_or_else(none)?.map_err(|error| reader::failure(database, &error))
+impl Present {
+    /// Blocks while the database is read.
+    pub fn of(database: &Path, taken: &Fingerprint) -> Result<Self, Failure> {
+        let found = reader::ask(database, |connection| {
+            let Some(level) = Level::of(connection)? else { return Ok(None) };
+            let (fingerprint, loss) = (Fingerprint::of(connection)?, newer(connection, taken.last_sequence)?);
+            Ok(Some(Self { level, fingerprint, loss }))
+        })?;
+        found.ok_or_else(|| Failure::new(Reason::SchemaForeign, "the present database is none that t3 made"))
+    }
 }
 
 fn newer(connection: &Connection, than: u64) -> rusqlite::Result<Loss> {
@@ -116,7 +125,7 @@ impl fmt::Display for Loss {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { user, snapshot, taken, .. } = self;
-        if let (Ok(wanted), Ok((level, _))) = (&self.auth_only, &self.present) {
+        if let (Ok(wanted), Ok(Present { level, .. })) = (&self.auth_only, &self.present) {
             writeln!(f, "First choice: t3-prober backup restore {user} --auth-only --yes")?;
             writeln!(
                 f,
@@ -142,7 +151,7 @@ impl fmt::Display for Plan {
             if self.verified { "verified" } else { "not yet; it is verified before anything else" }
         )?;
         match &self.present {
-            Ok((level, loss)) => {
+            Ok(Present { level, loss, .. }) => {
                 writeln!(f, "  now      level {} ({})", level.level, level.name)?;
                 match (&loss.first, &loss.last) {
                     (Some(first), Some(last)) => writeln!(

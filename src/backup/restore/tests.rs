@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_rusqlite::rusqlite::Connection;
 
 use super::*;
-use crate::backup::tests::taken;
+use crate::backup::tests::{ourselves, taken};
 use crate::{fixtures, writer};
 
 const VERSION: Version = Version::new(0, 0, 24);
@@ -280,14 +280,15 @@ async fn a_database_that_is_gone_can_be_restored() {
     assert_eq!(world.content().into_keys().collect::<Vec<_>>(), [world.instance.database()]);
 }
 
-#[test]
-fn the_plan_says_what_would_be_lost_and_offers_the_repair_that_loses_nothing() {
+#[tokio::test]
+async fn the_plan_says_what_would_be_lost_and_offers_the_repair_that_loses_nothing() {
     let Some(world) = World::new() else { return };
     let now = world.now + Duration::from_secs(3600);
-    let plan = |world: &World| {
-        Plan::of(&world.section, &world.instance, &world.snapshot, Some(&VERSION), now).expect("a plan")
+    let plan = async |world: &World| {
+        let World { section, instance, snapshot, .. } = world;
+        Plan::of(section, instance, &ourselves(), snapshot, Some(&VERSION), now).await.expect("a plan")
     };
-    let first = plan(&world).to_string();
+    let first = plan(&world).await.to_string();
     assert!(first.starts_with("Restore ann from "), "{first}");
     assert!(first.contains("1h ago, level 30") && first.contains("1 messages, 1 events, from 20"), "{first}");
 
@@ -299,7 +300,7 @@ fn the_plan_says_what_would_be_lost_and_offers_the_repair_that_loses_nothing() {
         )
         .expect("migrated");
     connection.close().expect("a clean close");
-    let second = plan(&world);
+    let second = plan(&world).await;
     assert!(
         second.to_string().starts_with("First choice: t3-prober backup restore ann --auth-only --yes"),
         "{second}"

@@ -9,7 +9,7 @@ use super::super::exit;
 use super::{Whom, duty, hands, tell_serve};
 use crate::backup::repair;
 use crate::backup::restore::{Journal, NotRestored, Plan, Restore};
-use crate::backup::{Snapshot, Tree, running_version};
+use crate::backup::{Hands, Snapshot, Tree, running_version};
 use crate::config::Config;
 use crate::outcome::{
     BackupAct, BackupFailure, BackupRun, Ended, Failure, Outcome, Reason, RestoreStep, Run, Trigger,
@@ -21,7 +21,7 @@ use crate::probe::pulse::Memory;
 use crate::t3::Instance;
 use crate::t3::access::Access;
 use crate::t3::schema::SchemaLevel;
-use crate::t3::state;
+use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::version::Version;
 
 #[derive(clap::Args)]
@@ -66,8 +66,8 @@ async fn repair(
     instance: &Instance,
     version: Option<Version>,
 ) -> anyhow::Result<ExitCode> {
-    let database = instance.database();
-    let found = state::level(&database).await?;
+    let hands = hands(config, instance)?;
+    let found = hands.look(instance, Fingerprint::default()).await?.level;
     let wanted = repair::applies(&found, version.as_ref())?;
     let (name, version) = (&instance.name, version.context(repair::Refusal::VersionUnknown)?);
     println!(
@@ -82,7 +82,6 @@ async fn repair(
     }
     let clock = Instant::now();
     let mut kept = None;
-    let hands = hands(config, instance)?;
     for done in duty(config, instance, &hands).take().await {
         tell_serve(config, &done.run);
         if let Some(failure) = done.run.failure {
@@ -91,11 +90,10 @@ async fn repair(
         kept = done.run.snapshot;
     }
     println!("{name}: the state before is kept as {}", kept.as_deref().unwrap_or_default());
-    let repaired = tokio::task::spawn_blocking(move || repair::rebuild(&database, &version)).await?;
-    let failure = match repaired {
-        Err(why) => {
-            println!("{name}: nothing was changed: {why}");
-            Some(Failure::from(why).into())
+    let failure = match hands.repair(instance, version).await {
+        Err(failure) => {
+            println!("{name}: nothing was changed: {}", failure.detail);
+            Some(failure.into())
         }
         Ok(()) => match log_in(config, instance).await {
             Ok(how) => {
@@ -151,7 +149,8 @@ async fn full(
         None => newest(&tree, version.as_ref())?,
     };
     let now = SystemTime::now();
-    print!("{}", Plan::of(&config.backup, instance, &snapshot, version.as_ref(), now)?);
+    let hands = hands(config, instance)?;
+    print!("{}", Plan::of(&config.backup, instance, &hands, &snapshot, version.as_ref(), now).await?);
     if !args.yes {
         return Ok(dry());
     }

@@ -5,14 +5,13 @@ use std::time::SystemTime;
 
 use super::super::journal::{Ledger, Move};
 use super::{Moves, entry_of, unlinked, unwritten};
-use crate::backup::Snapshot;
-use crate::backup::restore::{self, Loss, Restore};
+use crate::backup::restore::{self, Loss, Present, Restore};
+use crate::backup::{Hands, Snapshot};
+use crate::helper::Rightful;
 use crate::inventory::Target;
 use crate::outcome::{Failure, MoveStep, Reason};
 use crate::probe::instance_of;
 use crate::t3::Instance;
-use crate::t3::state::fingerprint::Fingerprint;
-use crate::t3::state::{self, reader};
 use crate::t3::version::Version;
 
 /// What was done to bring a user back.
@@ -79,7 +78,7 @@ impl Moves<'_> {
             self.links.set(user, from).map_err(|error| unlinked(user, &error))?;
             self.note_if_possible(ledger, user, MoveStep::Unlinked);
             if let Some(copy) = self.snapshot(entry)?
-                && is_changed(&instance, &copy).await
+                && self.is_changed(&instance, &copy).await
             {
                 (self.say)(&format!("{user}: putting back the database of t3 {from}"));
                 returned.aside = self.restore(ledger, target, entry, &copy).await?;
@@ -101,11 +100,7 @@ impl Moves<'_> {
         copy: &Snapshot,
     ) -> Result<Option<(PathBuf, Loss)>, Failure> {
         let (instance, user, now) = (instance_of(target), target.user.as_str(), SystemTime::now());
-        let loss = copy
-            .manifest
-            .as_ref()
-            .and_then(|manifest| restore::written_since(&instance.database(), &manifest.fingerprint).ok())
-            .unwrap_or_default();
+        let loss = self.present(&instance, copy).await.map(|present| present.loss).unwrap_or_default();
         // Where it lies aside has to be known to whoever carries on.
         let begun = ledger.change_move(user, |entry| entry.restoring = Some(now));
         begun.map_err(|error| unwritten(&error))?;
@@ -155,7 +150,7 @@ impl Moves<'_> {
         }
         let copy = self.snapshot(entry).ok().flatten();
         let changed = match &copy {
-            Some(copy) => is_changed(&instance, copy).await,
+            Some(copy) => self.is_changed(&instance, copy).await,
             None => true,
         };
         if !changed {
@@ -187,16 +182,19 @@ impl Moves<'_> {
             tracing::warn!(user, %failure, "going on without the journal");
         }
     }
-}
 
-/// Whether the new build made something else of the database than the copy holds: another schema, or less history.
-async fn is_changed(instance: &Instance, copy: &Snapshot) -> bool {
-    let Some(manifest) = &copy.manifest else { return true };
-    let database = instance.database();
-    let Ok(level) = state::level(&database).await else { return true };
-    if level != manifest.level {
-        return true;
+    /// The user's database as its owner reads it, beside a copy; `None` where it cannot be told.
+    async fn present(&self, instance: &Instance, copy: &Snapshot) -> Option<Present> {
+        let taken = copy.manifest.as_ref()?.fingerprint.clone();
+        Rightful::of(self.config, instance).ok()?.look(instance, taken).await.ok()
     }
-    let found = tokio::task::spawn_blocking(move || reader::ask(&database, Fingerprint::of)).await;
-    !found.is_ok_and(|found| found.is_ok_and(|found| found.lost_since(&manifest.fingerprint).is_empty()))
+
+    /// Whether the new build made something else of the database than the copy holds: another schema, or less history.
+    async fn is_changed(&self, instance: &Instance, copy: &Snapshot) -> bool {
+        let (present, manifest) = (self.present(instance, copy).await, copy.manifest.as_ref());
+        present.zip(manifest).is_none_or(|(present, manifest)| {
+            present.level != manifest.level
+                || !present.fingerprint.lost_since(&manifest.fingerprint).is_empty()
+        })
+    }
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio_rusqlite::rusqlite::config::DbConfig;
 use tokio_rusqlite::rusqlite::{self, Connection, ErrorCode, OpenFlags};
 
 use super::stamp::{Stamp, beside};
@@ -81,6 +82,11 @@ fn connect(uri: &str) -> rusqlite::Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
     connection.busy_timeout(PATIENCE)?;
+    // Also root reads its own copies of what users have written: nothing in a schema is executed for it, and a page that
+    // does not hold together is an error.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
     Ok(connection)
 }
 

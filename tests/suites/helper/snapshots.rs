@@ -29,7 +29,7 @@ fn roots_timer_reads_and_drills_as_the_owner_and_the_tree_is_closed_to_everybody
     let Some(world) = World::new() else { return };
     let (code, said) = backup(&world, &["due"]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("verified") && said.contains("with t3 0.0.24 (not boxed)"), "{said}");
+    assert!(said.contains("verified") && said.contains("with t3 0.0.24 ("), "{said}");
 
     let name = &world.ann.name;
     let strangers: Vec<_> = world
@@ -83,6 +83,39 @@ fn a_link_in_the_databases_place_brings_nobody_elses_data_into_the_tree() {
     let tree = fs::read_dir(world.host.path("backups").join(&name)).expect("the tree").flatten();
     assert!(tree.map(|entry| entry.file_name()).all(|name| name == ".lock"), "something was taken");
     assert_eq!(fs::read_dir(world.host.path("backups/.staging")).expect("the staging").count(), 0);
+}
+
+#[test]
+fn after_the_outage_root_looks_and_repairs_as_the_owner_and_could_not_read_the_database_itself() {
+    let Some(world) = World::new() else { return };
+    let (code, said) = backup(&world, &["take"]);
+    assert_eq!(code, Some(0), "{said}");
+    let newer = world.host.install("0.0.26", &[]);
+    let mut mint = world.ann.command(newer.join("bin/t3"));
+    mint.args(["auth", "pairing", "create", "--base-dir"]).arg(world.ann.base_dir());
+    assert!(mint.output().expect("t3 runs").status.success());
+    assert_eq!(world.ann.level(), 32);
+    let sealed = |path: std::path::PathBuf| fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+    sealed(world.ann.database()).expect("mode");
+
+    // Root without the right to open what is not its own.
+    let restore = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all,+setuid,+setgid,+chown,+kill", "--"]).arg(&world.host.program);
+        command.arg("--config").arg(world.host.path("config.toml")).args(["backup", "restore"]).args(args);
+        let output = command.output().expect("setpriv runs");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let name = &world.ann.name;
+    let (code, said) = restore(&[name, "--auth-only"]);
+    assert!(code == Some(0) && said.contains("t3 0.0.24 needs 30") && said.contains("dry run"), "{said}");
+    assert_eq!(world.ann.level(), 32, "a dry run changed something");
+    let (code, said) = restore(&[name, "--auth-only", "--yes"]);
+    assert!(code == Some(0) && said.contains("repaired; somebody logged in"), "{said}");
+    assert_eq!(world.ann.level(), 30);
+    let (code, said) = restore(&[name]);
+    assert!(code == Some(0) && said.contains("now      level 30") && said.contains("dry run"), "{said}");
 }
 
 #[test]
