@@ -189,7 +189,7 @@ async fn present(config: &Config, version: &Version) -> Present {
     for instance in covered(&[], config).unwrap_or_default() {
         let level = match &access {
             Access::Own(_) if access.may_read(&instance) => state::level(&instance.database()).await.ok(),
-            Access::Own(_) | Access::Helper(_) => {
+            Access::Own(_) | Access::Helper(..) => {
                 access.inspect(&instance, LOOK).await.ok().and_then(|found| found.level.ok())
             }
         };

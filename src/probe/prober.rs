@@ -84,6 +84,12 @@ impl Shared {
         &self.section
     }
 
+    /// When the first look at a user's database is due: by a helper at everybody's at once, else spread.
+    pub fn state_phase(&self, user: &str) -> Duration {
+        let whose = if matches!(self.access, Access::Helper(..)) { "everybody" } else { user };
+        schedule::phase(whose, self.section.state_interval)
+    }
+
     pub fn has_a_door(&self) -> bool {
         self.door.is_some()
     }
@@ -111,7 +117,8 @@ impl Shared {
         version: Option<&Version>,
         trigger: Trigger,
     ) -> Run {
-        let work = Box::pin(state::run(instance, &self.access, memory, version, trigger));
+        let round = self.section.state_interval;
+        let work = Box::pin(state::run(instance, &self.access, round, memory, version, trigger));
         survive(Kind::State, Step::Database, trigger, instance, work).await
     }
 

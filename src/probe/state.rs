@@ -51,10 +51,11 @@ struct History {
     shrank: Option<Instant>,
 }
 
-/// Looks at the database of one instance: ourselves, or by the helper as its owner.
+/// Looks at the database of one instance: ourselves, or by the helper as its owner, in a round over everybody.
 pub async fn run(
     instance: &Instance,
     access: &Access,
+    round: Duration,
     memory: &mut Memory,
     version: Option<&Version>,
     trigger: Trigger,
@@ -62,7 +63,7 @@ pub async fn run(
     let mut steps = Steps::begin(Kind::State, trigger, instance, &[Step::Database]);
     let mut facts = Facts::default();
     let look = async {
-        let state = memory.database.look(instance, access).await?;
+        let state = memory.database.look(instance, access, round).await?;
         facts = facts_of(state, version);
         Ok::<_, NotDone>(judge(&instance.name, state, version, &mut memory.history)?)
     };
@@ -72,12 +73,17 @@ pub async fn run(
 }
 
 impl Database {
-    async fn look(&mut self, instance: &Instance, access: &Access) -> Result<&State, NotDone> {
+    async fn look(
+        &mut self,
+        instance: &Instance,
+        access: &Access,
+        round: Duration,
+    ) -> Result<&State, NotDone> {
         match access {
             Access::Own(_) if access.may_read(instance) => Ok(self.current(&instance.database()).await?),
             // The helper tells no file from another; what it found is taken as it is.
-            Access::Own(_) | Access::Helper(_) => {
-                let state = access.inspect(instance, LIMIT).await?.state?;
+            Access::Own(_) | Access::Helper(..) => {
+                let state = access.inspect_in_round(instance, round, LIMIT).await?.state?;
                 let reading = Reading { state, stamp: None, server: Server::Unknown, at: SystemTime::now() };
                 Ok(&self.0.insert(reading).state)
             }

@@ -70,7 +70,7 @@ impl Task {
         let due = |interval| start + schedule::phase(&self.instance.name, interval);
         let mut pulse_due = due(pulse_interval);
         let mut handshake_due = due(self.shared.handshake_interval());
-        let mut state_due = due(state_interval);
+        let mut state_due = start + self.shared.state_phase(&self.instance.name);
         let mut visit_due = due(front_interval);
         let mut wanted = Some(Trigger::Start);
         let mut under_way: Option<UnderWay> = None;

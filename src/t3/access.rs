@@ -9,8 +9,11 @@ use std::time::Duration;
 
 pub use self::helper::Way;
 
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 use self::helper::Helper;
-use self::wire::Request;
+use self::wire::{Inspections, Request};
 use super::cli::Verb;
 use super::guard::Guard;
 use super::http::Client;
@@ -25,8 +28,12 @@ pub enum Access {
     /// We do, with the rights we have.
     Own(Keepers<Guard>),
     /// The privileged helper does.
-    Helper(Helper),
+    Helper(Helper, Round),
 }
+
+/// The helper's last look at everybody: one request a round serves all users whose look is due in it.
+#[derive(Default)]
+pub struct Round(Mutex<Option<(Instant, Inspections)>>);
 
 impl Access {
     /// Our own hands; `keepers` is the directory of the administrative sessions.
@@ -35,7 +42,7 @@ impl Access {
     }
 
     pub fn helper(way: Way) -> Self {
-        Self::Helper(Helper::new(way))
+        Self::Helper(Helper::new(way), Round::default())
     }
 
     /// Makes a pairing credential whose session will carry `label`.
@@ -47,7 +54,7 @@ impl Access {
     ) -> Result<Credential, NotDone> {
         match self {
             Self::Own(keepers) => keepers.mint(client, label, limits).await,
-            Self::Helper(helper) => {
+            Self::Helper(helper, _) => {
                 let (user, label) = (client.instance.name.clone(), label.to_owned());
                 let answer: wire::Minted = helper.ask(&Request::Mint { user, label, limits }).await?;
                 Ok(answer.credential)
@@ -64,7 +71,7 @@ impl Access {
     ) -> Result<(), NotDone> {
         match self {
             Self::Own(keepers) => keepers.revoke(client, session_id, limits).await,
-            Self::Helper(helper) => {
+            Self::Helper(helper, _) => {
                 let (user, session) = (client.instance.name.clone(), session_id.to_owned());
                 helper.ask(&Request::Revoke { user, session, limits }).await
             }
@@ -81,7 +88,7 @@ impl Access {
     ) -> Result<Vec<String>, NotDone> {
         match self {
             Self::Own(keepers) => keepers.labelled(client, label, age, limits).await,
-            Self::Helper(helper) => {
+            Self::Helper(helper, _) => {
                 let (user, label) = (client.instance.name.clone(), label.to_owned());
                 helper.ask(&Request::Labelled { user, label, age, limits }).await
             }
@@ -103,11 +110,34 @@ impl Access {
                 Err(NotDone::skipped(Skip::NotConfigured, detail))
             }
             Self::Own(_) => Ok(state::inspect(&instance.database()).await),
-            Self::Helper(helper) => {
+            Self::Helper(helper, _) => {
                 let request = Request::Inspect { user: Some(instance.name.clone()), limit };
-                let mut found: wire::Inspections = helper.ask(&request).await?;
+                let mut found: Inspections = helper.ask(&request).await?;
                 found.remove(&instance.name).unwrap_or_else(|| Err(not_inspected(&instance.name)))
             }
+        }
+    }
+
+    /// The same as part of a round over everybody, which is as long as `interval`.
+    pub async fn inspect_in_round(
+        &self,
+        instance: &Instance,
+        interval: Duration,
+        limit: Duration,
+    ) -> Result<Inspection, NotDone> {
+        let Self::Helper(helper, Round(round)) = self else { return self.inspect(instance, limit).await };
+        let mut round = round.lock().await;
+        // Whoever comes between two rounds, being new, is shown what is not older than half of one.
+        if round.as_ref().is_none_or(|(at, _)| at.elapsed() >= interval / 2) {
+            let request = Request::Inspect { user: None, limit: EVERYBODY };
+            *round = helper.ask(&request).await.ok().map(|found| (Instant::now(), found));
+        }
+        let found = round.as_ref().and_then(|(_, found)| found.get(&instance.name).cloned());
+        drop(round);
+        match found {
+            Some(found) => found,
+            // Who is not in it, or where there is none, learns the reason for themselves.
+            None => self.inspect(instance, limit).await,
         }
     }
 
@@ -115,12 +145,73 @@ impl Access {
     pub fn take_cpu(&self) -> Vec<(Verb, Duration)> {
         match self {
             Self::Own(keepers) => keepers.take_cpu(),
-            Self::Helper(helper) => helper.take_cpu(),
+            Self::Helper(helper, _) => helper.take_cpu(),
         }
     }
 }
 
+/// A look at everybody takes this long at most; where one user's disk hangs it is five seconds.
+const EVERYBODY: Duration = Duration::from_secs(30);
+
 fn not_inspected(user: &str) -> NotDone {
     let detail = format!("the helper did not look at {user}; is the user in its user map");
     Failure::new(crate::outcome::Reason::Helper, detail).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+    use crate::outcome::Reason;
+
+    fn instance(name: &str) -> Instance {
+        Instance { name: name.to_owned(), port: 1, base_dir: PathBuf::from("/nowhere"), uid: 1 }
+    }
+
+    fn found() -> Inspection {
+        let gone = || Failure::new(Reason::Unreadable, "gone");
+        Inspection { level: Err(gone()), state: Err(gone()), locked_by: None }
+    }
+
+    #[tokio::test]
+    async fn one_request_a_round_serves_everybody_and_who_is_not_in_its_answer_is_asked_for_alone() {
+        const ROUND: Duration = Duration::from_secs(60);
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("bind");
+        let serve = async {
+            let (connection, _) = listener.accept().await.expect("a connection");
+            let mut connection = BufReader::new(connection);
+            let mut asked = Vec::new();
+            let mut line = String::new();
+            while connection.read_line(&mut line).await.expect("a request") > 0 {
+                let request: Request = serde_json::from_str(&line).expect("a request");
+                let everybody: Inspections =
+                    ["ann", "bob"].map(|name| (name.to_owned(), Ok(found()))).into_iter().collect();
+                let value = serde_json::to_value(everybody).expect("json");
+                asked.push(request.user().map(ToOwned::to_owned));
+                let reply = wire::Reply { end: Ok(value).into(), cpu: Vec::new() };
+                connection.get_mut().write_all(&reply.line()).await.expect("written");
+                line.clear();
+            }
+            asked
+        };
+        let ask = async {
+            let access = Access::helper(Way::Socket(path));
+            for name in ["ann", "bob", "ann"] {
+                assert_eq!(
+                    access.inspect_in_round(&instance(name), ROUND, ROUND).await,
+                    Ok(found()),
+                    "{name}"
+                );
+            }
+            let why = access.inspect_in_round(&instance("cid"), ROUND, ROUND).await.expect_err("not mapped");
+            assert!(why.detail().contains("did not look at cid"), "{why}");
+            // The round is over at once.
+            assert!(access.inspect_in_round(&instance("ann"), Duration::ZERO, ROUND).await.is_ok());
+        };
+        let (asked, ()) = tokio::join!(serve, ask);
+        assert_eq!(asked, [None, Some("cid".to_owned()), None]);
+    }
 }

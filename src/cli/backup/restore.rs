@@ -208,7 +208,7 @@ fn dry() -> ExitCode {
 async fn log_in(config: &Config, instance: &Instance) -> Result<String, Failure> {
     let access = config.helper.access(&config.t3, &config.state_dir);
     // Running t3's command on a user's data as another account would leave files that break its owner.
-    let as_owner = matches!(access, Access::Helper(_)) || instance.uid == nix::unistd::geteuid().as_raw();
+    let as_owner = matches!(access, Access::Helper(..)) || instance.uid == nix::unistd::geteuid().as_raw();
     let shared = Shared::new(config.probe.clone(), config.t3.clone(), access);
     let pulse = Box::pin(shared.pulse(instance, &mut Memory::default(), Trigger::Demand)).await;
     decided(&pulse)?;

@@ -22,7 +22,7 @@ fn change(database: &Path, sql: &str) {
 
 async fn look(instance: &Instance, memory: &mut Memory) -> Run {
     let access = Access::own(PathBuf::from("/nowhere"), &crate::t3::Section::default());
-    run(instance, &access, memory, Some(&RUNNING), Trigger::Schedule).await
+    run(instance, &access, Duration::from_secs(60), memory, Some(&RUNNING), Trigger::Schedule).await
 }
 
 fn detail(run: &Run) -> &str {
