@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::connection::{Client, Gone, Next};
 use super::errand::Errand;
 use super::front::LoginNews;
-use super::instance::Instance;
+use super::instance::{Instance, await_start};
 use super::pages::Page;
 use super::pairing::{NoSession, Session};
 use super::patience::Patience;
@@ -76,7 +76,7 @@ pub async fn serve(
         set_cookies: &set_cookies,
         secure_session: session_name.as_deref(),
     };
-    let mut instance = match obtain(worker, &request, request.repeatable).await {
+    let mut instance = match obtain(worker, &request).await {
         Ok(instance) => instance,
         Err(failure) => return unavailable(worker, client, &request, &failure, start).await,
     };
@@ -172,8 +172,16 @@ async fn exchange(
     }
 }
 
-async fn obtain(worker: &Worker, request: &Request, repeatable: bool) -> Result<Instance, Failure> {
-    Instance::obtain(&request.route, worker.index, repeatable, worker.front.section.connect_timeout).await
+async fn obtain(worker: &Worker, request: &Request) -> Result<Instance, Failure> {
+    let (route, limit) = (&request.route, worker.front.section.connect_timeout);
+    let instance = Instance::obtain(route, worker.index, request.repeatable, limit).await?;
+    if request.repeatable || instance.reused || !route.is_starting(Instant::now()) {
+        return Ok(instance);
+    }
+    // This connection may have come too early for any answer.
+    drop(instance);
+    await_start(route, FIRST_ANSWER).await?;
+    Instance::open(route, limit).await
 }
 
 /// Whether a request goes on, and how.

@@ -1,5 +1,6 @@
 //! A connection to a user's instance, opened only to a listener of the user's own uid and reused while it is fresh.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -13,6 +14,7 @@ use super::route::Route;
 use super::stream::Stream;
 use crate::outcome::{Failure, Reason};
 use crate::t3::sockets;
+use crate::t3::trace::TraceContext;
 
 /// Node closes an idle connection after five seconds; one that is older than this is not used again.
 const FRESH: Duration = Duration::from_secs(4);
@@ -22,6 +24,9 @@ const VERY_FRESH: Duration = Duration::from_secs(1);
 
 /// Idle connections kept per user and worker.
 const KEPT: usize = 64;
+
+/// How long a starting instance is given for one answer.
+const TRY: Duration = Duration::from_millis(250);
 
 /// The two looks at the listener must lie this close together: a restart of t3 takes ten times as long, so nobody
 /// else's listener fits between them.
@@ -57,7 +62,11 @@ impl Instance {
 
     pub async fn open(route: &Route, limit: Duration) -> Result<Self, Failure> {
         let stream = match tokio::time::timeout(limit, connect(route)).await {
-            Ok(connected) => connected?,
+            Ok(connected) => connected.inspect_err(|failure| {
+                if failure.reason == Reason::Refused {
+                    route.saw_listener(None, Instant::now());
+                }
+            })?,
             Err(_) => {
                 return Err(Failure::new(
                     Reason::Timeout,
@@ -85,6 +94,19 @@ impl Instance {
         }
     }
 
+    /// Whether a question that leaves no trace is answered.
+    async fn answers(&mut self, route: &Route) -> bool {
+        let Route { address, .. } = route;
+        let trace = TraceContext::unsampled().traceparent();
+        let question = format!(
+            "GET /api/auth/session HTTP/1.1\r\nHost: {address}\r\ntraceparent: {trace}\r\nConnection: close\r\n\r\n"
+        );
+        let (stream, mut byte) = (&mut self.stream, [0]);
+        let sent = poll_fn(|cx| stream.poll_write(cx, question.as_bytes())).await;
+        let is_sent = sent.is_ok_and(|sent| sent == question.len());
+        is_sent && poll_fn(|cx| stream.poll_read(cx, &mut byte)).await.is_ok_and(|read| read > 0)
+    }
+
     fn reuse(route: &Route, worker: usize, fresh: Duration) -> Option<Stream> {
         let mut idle = route.idle.get(worker)?.lock().unwrap_or_else(PoisonError::into_inner);
         // The last one in is the freshest; once it is too old, all are.
@@ -99,6 +121,24 @@ impl Instance {
         }
         None
     }
+}
+
+/// Makes sure that an instance whose start was seen answers at all, over connections of their own: what it accepts too
+/// early it never answers (CONTRACT §9), and not every request can be sent twice.
+pub async fn await_start(route: &Route, limit: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    while route.is_starting(Instant::now()) {
+        let mut instance = Instance::open(route, limit).await?;
+        if tokio::time::timeout(TRY, instance.answers(route)).await == Ok(true) {
+            route.has_started();
+        } else if Instant::now() >= deadline {
+            return Err(Failure::new(
+                Reason::Timeout,
+                format!("port {} accepts and does not answer: the instance is starting", route.target.port),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Closes what has been idle for too long.
@@ -122,7 +162,7 @@ async fn connect(route: &Route) -> Result<Stream, Failure> {
         let start = Instant::now();
         confirm(address, uid)?;
         let stream = TcpStream::connect(address).await.map_err(failed)?;
-        route.saw_listener(confirm(address, uid)?, start);
+        route.saw_listener(Some(confirm(address, uid)?), start);
         if start.elapsed() <= LOOKS_APART {
             return Stream::tcp(stream).map_err(failed);
         }

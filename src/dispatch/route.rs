@@ -31,11 +31,21 @@ pub struct Route {
     /// Idle connections, one list per worker: a connection stays on the runtime that opened it.
     pub idle: Box<[Mutex<Vec<Idle>>]>,
     session: RwLock<Option<Arc<str>>>,
-    /// The listener's inode, and when it was first seen.
-    listener: Mutex<Option<(u32, Instant)>>,
+    /// What listened on the port when it was looked at last; nothing before the first look.
+    listener: Mutex<Option<Listener>>,
     /// The identity that came first by its local part.
     claimed: Mutex<Option<String>>,
     gone: AtomicBool,
+}
+
+/// A start of the instance.
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    /// Of its socket; `None` where nothing listened.
+    inode: Option<u32>,
+    seen: Instant,
+    /// It took the place of another one, or of none, and has answered nothing yet.
+    is_new: bool,
 }
 
 impl Route {
@@ -77,17 +87,30 @@ impl Route {
         }
     }
 
-    pub fn saw_listener(&self, inode: u32, now: Instant) {
+    /// Takes in what listens on the port now.
+    pub fn saw_listener(&self, inode: Option<u32>, now: Instant) {
         let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        if listener.is_none_or(|(known, _)| known != inode) {
-            *listener = Some((inode, now));
+        if listener.is_none_or(|known| known.inode != inode) {
+            *listener = Some(Listener { inode, seen: now, is_new: listener.is_some() });
         }
     }
 
     /// Whether the instance may still be starting: what it accepts then it never answers (CONTRACT §9).
     pub fn is_unsettled(&self, now: Instant) -> bool {
         let listener = *self.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        listener.is_some_and(|(_, seen)| now - seen < SETTLED)
+        listener.is_some_and(|known| known.inode.is_some() && now - known.seen < SETTLED)
+    }
+
+    /// The same, where the start was seen and no answer yet.
+    pub fn is_starting(&self, now: Instant) -> bool {
+        let listener = *self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_unsettled(now) && listener.is_some_and(|known| known.is_new)
+    }
+
+    pub fn has_started(&self) {
+        if let Some(known) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            known.is_new = false;
+        }
     }
 
     /// Whether this identity may come by its local part: only the first one does, or two people would share a t3.

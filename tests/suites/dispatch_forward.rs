@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::door::{Door, Instance, Wire};
+use crate::support::world::World;
 
 const SESSION: (&str, &str) = ("Cookie", "t3_session=v");
 
@@ -376,4 +377,36 @@ fn a_connection_that_a_starting_instance_never_answers_is_not_waited_on() {
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert_eq!(instance.heads().len(), 3);
+}
+
+#[test]
+fn what_cannot_be_sent_twice_is_sent_to_a_starting_instance_only_when_it_answers() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let port = crate::support::free_port::free_port();
+    let door = Door::in_front_of(World::empty(), &[("ann", "ann", port)]);
+    assert_eq!(door.ann("POST", "/x", &[SESSION]).status, 503, "nothing listens");
+    let is_ready = std::sync::Arc::new(AtomicBool::new(false));
+    let ready = is_ready.clone();
+    let instance = Instance::on(port, move |talk| {
+        // What is accepted before it is ready is silent for as long as the connection lives.
+        let answers = ready.load(Ordering::Relaxed);
+        while talk.request().is_some() {
+            if answers {
+                talk.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        }
+    });
+    let posts = || instance.heads().iter().filter(|head| head.starts_with("POST")).count();
+    let start = std::time::Instant::now();
+    let answer = door.ann("POST", "/x", &[SESSION]);
+    assert!(answer.status == 503 && answer.body.contains("timeout"), "{answer:?}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(posts(), 0, "it could have been lost, or done twice");
+    is_ready.store(true, Ordering::Relaxed);
+    assert_eq!(door.ann("POST", "/x", &[SESSION]).status, 200);
+    assert_eq!(posts(), 1);
+    assert!(
+        instance.heads().iter().all(|head| head.starts_with("POST") || head.contains("-00\r\n")),
+        "a trace is left"
+    );
 }

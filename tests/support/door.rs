@@ -257,7 +257,12 @@ pub struct Talk {
 
 impl Instance {
     pub fn start(script: impl Fn(&mut Talk) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        Self::on(0, script)
+    }
+
+    /// One on a certain port.
+    pub fn on(port: u16, script: impl Fn(&mut Talk) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (seen, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (script, talks, stop) = (Arc::new(script), Arc::clone(&seen), Arc::clone(&ended));
