@@ -1,4 +1,4 @@
-//! `probe [USER…]`: one pulse and one handshake now, every step with its time.
+//! `probe [USER…]`: one pulse, one handshake and, where there is a front door, one visit now, every step with its time.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,14 +9,17 @@ use tokio::task::JoinSet;
 
 use super::exit;
 use crate::config::Config;
+use crate::dispatch::Keys;
 use crate::inventory::{self, Target};
 use crate::operator::probe::text;
 use crate::outcome::{Ended, Run, Trigger};
+use crate::probe::front::Kept;
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
 use crate::probe::prober::{Known, Shared};
 use crate::probe::pulse::Memory;
 use crate::spool::{self, Event, Spool};
+use crate::t3::door::Door;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -40,7 +43,8 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     };
     anyhow::ensure!(!targets.is_empty(), "the inventory names no user; see `t3-prober check`");
     let access = config.helper.access(&config.t3, &config.state_dir);
-    let shared = Arc::new(Shared::new(config.probe.clone(), config.t3.clone(), access));
+    let shared = Shared::new(config.probe.clone(), config.t3.clone(), access).behind(door(config));
+    let shared = Arc::new(shared);
     let mut probes = JoinSet::new();
     for target in targets {
         probes.spawn(probe(target, shared.clone()));
@@ -65,12 +69,27 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn probe(target: Target, shared: Arc<Shared>) -> [Run; 2] {
+/// The way in that `[probe] front` names; where its keys are closed to whoever asks, nobody goes there.
+fn door(config: &Config) -> Option<Door> {
+    let address = config.probe.front?;
+    let mut uids = vec![0, nix::unistd::geteuid().as_raw()];
+    uids.extend(&config.probe.front_uids);
+    let door = Keys::read(&config.dispatch).and_then(|keys| keys.door(address, uids));
+    door.inspect_err(|error| eprintln!("t3-prober: the front door is not visited: {error:#}")).ok()
+}
+
+async fn probe(target: Target, shared: Arc<Shared>) -> Vec<Run> {
     let instance = instance_of(&target);
     let pulse = shared.pulse(&instance, &mut Memory::default(), Trigger::Demand).await;
     let known = Known { withheld: target.withheld, pulsed: Some(pulse.outcome()) };
     let handshake = shared.handshake(&instance, known, &mut Leftovers::default(), Trigger::Demand).await;
-    [pulse, handshake]
+    let mut runs = vec![pulse, handshake];
+    if shared.has_a_door() {
+        let mut kept = Kept::once();
+        runs.push(shared.visit(&instance, &target.identity, known, &mut kept, Trigger::Demand).await);
+        shared.leave(&instance, &mut kept).await;
+    }
+    runs
 }
 
 /// A service that runs takes the outcomes into its metrics; without one there is no spool, and nobody to tell.

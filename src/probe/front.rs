@@ -1,9 +1,11 @@
 //! The front tier: a warm visit through the dispatch proxy with a session that is kept for it. It fails only where the
 //! instance itself, asked directly, knows that session: what it names is visible nowhere but behind the dispatch.
 
+use std::time::Duration;
+
 use tracing::Instrument;
 
-use super::{Section, Steps};
+use super::{Section, Steps, handshake};
 use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Skip, Step, Trigger};
 use crate::t3::Instance;
 use crate::t3::access::Access;
@@ -22,7 +24,18 @@ pub const PLAN: &[Step] = &[Step::Front];
 
 /// One user's session for visits through the dispatch. Its `Debug` shows no secret.
 #[derive(Debug, Default)]
-pub struct Kept(Option<SessionCookie>);
+pub struct Kept {
+    cookie: Option<SessionCookie>,
+    /// It ends with one visit, and is none of the service's.
+    once: bool,
+}
+
+impl Kept {
+    /// For one visit: the session that the service keeps is left alone.
+    pub fn once() -> Self {
+        Self { cookie: None, once: true }
+    }
+}
 
 /// One visit.
 pub async fn run(
@@ -49,7 +62,7 @@ pub async fn run(
 
 /// Ends the kept session; what cannot be ended now is ended when the next one is made.
 pub async fn leave(instance: &Instance, access: &Access, kept: &mut Kept, limits: Limits) {
-    let Some(session_id) = kept.0.take().and_then(|cookie| cookie.session_id()) else { return };
+    let Some(session_id) = kept.cookie.take().and_then(|cookie| cookie.session_id()) else { return };
     let trace = TraceContext::unsampled();
     let mut client = Client::new(instance, &trace);
     if let Err(why) = access.revoke(&mut client, &session_id, limits).await {
@@ -67,11 +80,11 @@ struct Visit<'a> {
 impl Visit<'_> {
     async fn go(&mut self, kept: &mut Kept) -> Result<(), NotDone> {
         loop {
-            let (cookie, is_new) = match kept.0.take() {
+            let (cookie, is_new) = match kept.cookie.take() {
                 Some(cookie) => (cookie, false),
-                None => (self.log_in().await?, true),
+                None => (self.log_in(kept.once).await?, true),
             };
-            let cookie = kept.0.insert(cookie);
+            let cookie = kept.cookie.insert(cookie);
             let failure = match self.visit(cookie).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
@@ -79,7 +92,7 @@ impl Visit<'_> {
             if self.is_alive(cookie).await? {
                 return Err(failure.into());
             }
-            kept.0 = None;
+            kept.cookie = None;
             if is_new {
                 let detail = "the instance forgot a session that it had issued a moment ago";
                 return Err(NotDone::skipped(Skip::EarlierStep, detail));
@@ -107,16 +120,19 @@ impl Visit<'_> {
         document.map(|document| document.authenticated).map_err(|failure| not_the_dispatch(&failure))
     }
 
-    /// A session of our own, made at the instance itself; those of earlier starts of this program are ended.
-    async fn log_in(&mut self) -> Result<SessionCookie, NotDone> {
+    /// A session of our own, made at the instance itself; those of earlier starts of the service are ended by its next.
+    async fn log_in(&mut self, once: bool) -> Result<SessionCookie, NotDone> {
         let Self { direct, access, limits, .. } = self;
+        // What is left of a single visit is ended as what is left of a handshake.
+        let label = if once { handshake::LABEL } else { LABEL };
         let made = async {
-            let earlier = access.labelled(direct, LABEL, std::time::Duration::ZERO, *limits).await?;
-            for session_id in earlier {
-                access.revoke(direct, &session_id, *limits).await?;
+            if !once {
+                for session_id in access.labelled(direct, label, Duration::ZERO, *limits).await? {
+                    access.revoke(direct, &session_id, *limits).await?;
+                }
             }
             let generation = descriptor::read(direct, limits.request).await?.version.generation();
-            let credential = access.mint(direct, LABEL, *limits).await?;
+            let credential = access.mint(direct, label, *limits).await?;
             Ok(pairing::exchange(direct, generation, &credential, limits.request).await?.cookie)
         };
         made.await.map_err(|why: NotDone| match why {

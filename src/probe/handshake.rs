@@ -21,7 +21,7 @@ use crate::t3::trace::TraceContext;
 use crate::t3::version::Version;
 
 /// What the probe's sessions are called in t3's own list of clients.
-const LABEL: &str = "t3-prober";
+pub const LABEL: &str = "t3-prober";
 
 /// A session with the probe's label that is older than this belongs to no handshake under way.
 const ABANDONED_AFTER: Duration = Duration::from_secs(120);

@@ -273,7 +273,7 @@ struct User {
 
 /// What is asked of a user's task from outside.
 pub enum Order {
-    /// A pulse and a handshake now; the runs are answered as well as recorded.
+    /// A pulse, a handshake and, where there is a way, a visit now; the runs are answered as well as recorded.
     Probe(oneshot::Sender<Vec<Run>>),
     /// A real user has just logged in: the same evidence as a handshake.
     LoggedIn,

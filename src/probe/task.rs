@@ -74,7 +74,7 @@ impl Task {
         let mut visit_due = due(front_interval);
         let mut wanted = Some(Trigger::Start);
         let mut under_way: Option<UnderWay> = None;
-        let mut asked = Vec::new();
+        let mut asked: Vec<Asked> = Vec::new();
         loop {
             // The first handshake follows the first pulse.
             if under_way.is_none()
@@ -90,17 +90,18 @@ impl Task {
                     self.send(&run).await;
                     if run.kind == Kind::Handshake {
                         handshake_due = self.after(&run, handshake_due);
-                        if run.trigger == Trigger::Demand {
-                            for (pulse, answer) in asked.drain(..) {
-                                // Whoever asked may have gone; the runs are recorded all the same.
-                                let _ = oneshot::Sender::send(answer, vec![pulse, run.clone()]);
-                            }
+                    }
+                    if run.trigger == Trigger::Demand {
+                        let visit = run.kind == Kind::Handshake && self.shared.has_a_door();
+                        asked = answered(asked, &run, visit);
+                        if visit {
+                            under_way = Some(self.visit(Trigger::Demand));
                         }
                     }
                 }
                 order = orders.recv() => match order {
                     Some(Order::Probe(answer)) => {
-                        asked.push((Box::pin(self.pulse(Trigger::Demand)).await.0, answer));
+                        asked.push((vec![Box::pin(self.pulse(Trigger::Demand)).await.0], answer));
                         wanted = Some(Trigger::Demand);
                     }
                     Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
@@ -212,6 +213,26 @@ impl Task {
         // Nobody listens any more when the program stops.
         let _ = self.runs.send(run.clone()).await;
     }
+}
+
+/// What somebody who asked has been answered with so far, and where the answer goes.
+type Asked = (Vec<Run>, oneshot::Sender<Vec<Run>>);
+
+/// Takes in a run on demand, and answers those it is the last one for; answers who still waits.
+fn answered(asked: Vec<Asked>, run: &Run, more: bool) -> Vec<Asked> {
+    let mut waiting = Vec::new();
+    for (mut runs, answer) in asked {
+        // Who asked during a visit waits for the handshake of their own.
+        let is_theirs = run.kind == Kind::Handshake || runs.len() > 1;
+        runs.extend(is_theirs.then(|| run.clone()));
+        if is_theirs && !more {
+            // Whoever asked may have gone; the runs are recorded all the same.
+            let _ = answer.send(runs);
+        } else {
+            waiting.push((runs, answer));
+        }
+    }
+    waiting
 }
 
 /// What the work under way came to; without any, never.

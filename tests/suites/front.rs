@@ -72,6 +72,38 @@ fn visits_through_the_dispatch_are_the_probes_own_and_leave_nothing() {
 }
 
 #[test]
+fn a_probe_that_is_asked_for_goes_through_the_front_door_too_and_leaves_the_kept_session_alone() {
+    let (door, serving) = both("0.0.33");
+    serving.until_runs("ann", "front", "ok", 1.0);
+    let kinds = |json: &serde_json::Value| {
+        let runs = json["runs"].as_array().expect("runs").iter();
+        runs.map(|run| format!("{} {}", run["kind"], run["trigger"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    let asked = serving.get("/probe?user=ann");
+    assert_eq!(asked.status, 200, "{asked:?}");
+    let wanted = ["pulse demand", "handshake demand", "front demand"];
+    assert_eq!(kinds(&serde_json::from_str(&asked.body).expect("JSON")), wanted);
+
+    let kept = |world: &World| {
+        let database = Connection::open(world.database("ann")).expect("the database");
+        let newest = "SELECT max(issued_at) FROM auth_sessions WHERE client_label = 't3-prober front'";
+        database.query_row(newest, [], |row| row.get::<_, String>(0)).expect("the kept session")
+    };
+    let before = kept(&door.world);
+    let probed = door.world.probe("ann");
+    assert_eq!(probed.exit, 0, "{}", probed.json);
+    let mut found = kinds(&probed.json);
+    found.sort_unstable();
+    let mut wanted = wanted.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    serving.until_runs("ann", "front", "ok", 2.0);
+    assert_eq!(kept(&door.world), before, "the service's visits had to log in anew");
+    assert_eq!(serving.stop(), 0);
+    assert_eq!(live_sessions(&door.world, "t3-prober"), 0, "what was made for one visit is ended");
+}
+
+#[test]
 fn no_user_is_handed_a_session_that_the_probe_will_end() {
     let (door, serving) = both("0.0.33");
     for round in 1..=3 {
