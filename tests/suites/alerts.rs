@@ -10,6 +10,7 @@ use crate::support::rules::{self, Rule, listed, root};
 use crate::support::tools;
 
 mod lint;
+mod missing;
 mod routes;
 mod runbooks;
 

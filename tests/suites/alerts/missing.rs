@@ -1,0 +1,103 @@
+//! Data that go missing: every alert is tried on a past in which a series that it reads has ended, or has a hole.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use promql_parser::parser::parse;
+use serde_yaml_ng::Value;
+
+use crate::support::promql::selectors;
+use crate::support::rules::{self, Rule, listed, milliseconds};
+
+/// The metrics that a rule reads, through recordings too.
+fn read_by(rule: &Rule, all: &[Rule]) -> BTreeSet<String> {
+    let expr = parse(&rule.expr).expect("a query");
+    let names = selectors(&expr).into_iter().filter_map(|selector| selector.name.clone());
+    names
+        .flat_map(|name| match all.iter().find(|other| other.record == name) {
+            Some(recording) => read_by(recording, all),
+            None => BTreeSet::from([name]),
+        })
+        .collect()
+}
+
+/// When a series of a test has no sample any more, or has not yet: the first moment without one, in milliseconds. In
+/// promtool's notation `1x3` are four samples, `_x3` three holes.
+fn missing_from(values: &str, interval: u64) -> u64 {
+    let mut at = 0;
+    for part in values.split_whitespace() {
+        if part.starts_with('_') || part.starts_with("stale") {
+            return at * interval;
+        }
+        let more = part.rsplit_once('x').and_then(|(_, count)| count.parse::<u64>().ok());
+        at += 1 + more.unwrap_or(0);
+    }
+    at * interval
+}
+
+/// `1h5m` in milliseconds.
+fn moment(text: &str) -> u64 {
+    let mut rest = text;
+    let mut sum = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest[digits..].find(|letter: char| letter.is_ascii_digit()).unwrap_or(rest.len() - digits);
+        let (part, after) = rest.split_at(digits + unit);
+        sum += milliseconds(part).unwrap_or(0);
+        rest = after;
+    }
+    sum
+}
+
+/// The alerts that a test asks about at a moment at which one of the given metrics is missing.
+fn asked_without(test: &Value, metrics: &BTreeSet<String>) -> BTreeSet<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let interval = milliseconds(&text(&test["interval"])).expect("an interval");
+    let series = test["input_series"].as_sequence().cloned().unwrap_or_default();
+    let of_metric =
+        |one: &&Value| metrics.contains(text(&one["series"]).split('{').next().unwrap_or_default());
+    let gone: Vec<u64> =
+        series.iter().filter(of_metric).map(|one| missing_from(&text(&one["values"]), interval)).collect();
+    let checks = test["alert_rule_test"].as_sequence().into_iter().flatten();
+    checks
+        .filter(|check| {
+            let asked = moment(&text(&check["eval_time"]));
+            gone.iter().any(|from| *from <= asked)
+        })
+        .map(|check| text(&check["alertname"]))
+        .collect()
+}
+
+#[test]
+fn every_alert_is_tried_while_data_are_missing() {
+    let all = rules::all();
+    let tests: Vec<Value> = listed("alerts/tests", "yml")
+        .iter()
+        .flat_map(|path| {
+            let text = fs::read_to_string(path).expect("readable");
+            let file: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+            file["tests"].as_sequence().cloned().expect("tests")
+        })
+        .collect();
+    let untried: BTreeSet<&str> = all
+        .iter()
+        // It asks nothing of any data.
+        .filter(|rule| rule.is_alert() && rule.alert != "T3Watchdog")
+        .filter(|rule| {
+            let metrics = read_by(rule, &all);
+            !tests.iter().any(|test| asked_without(test, &metrics).contains(&rule.alert))
+        })
+        .map(|rule| rule.alert.as_str())
+        .collect();
+    assert_eq!(untried, BTreeSet::new());
+}
+
+#[test]
+fn a_series_is_missing_from_its_first_hole_or_its_end() {
+    for (values, from) in
+        [("1x3", 4), ("1 2 _", 2), ("_x2 1x5", 0), ("0x3 1x30 stale", 35), ("1+1x40 41", 42)]
+    {
+        assert_eq!(missing_from(values, 1000), from * 1000, "{values}");
+    }
+    assert_eq!((moment("1h5m"), moment("90s"), moment("2d")), (3_900_000, 90_000, 172_800_000));
+}
