@@ -76,6 +76,7 @@ impl Build {
 }
 
 impl Metrics {
+    /// Of a program that probes, and may let users in itself.
     pub fn new(build: Build) -> Self {
         let mut book = Book::default();
         let metrics = Self {
@@ -99,6 +100,19 @@ impl Metrics {
         metrics.prober.start(build);
         metrics.verdicts.start();
         metrics.enforcer.start();
+        metrics
+    }
+
+    /// Of a dispatch in a process of its own: what it counts, and what any process shows. The probes' counters would
+    /// stand at zero there, and be taken for a prober that does nothing.
+    pub fn of_dispatch(build: Build) -> Self {
+        let mut metrics = Self::new(build);
+        let mut book = Book::default();
+        metrics.dispatch = dispatch::Dispatch::register(&mut book);
+        metrics.prober = prober::Prober::register(&mut book);
+        metrics.process = process::Process::register(&mut book);
+        metrics.prober.start(build);
+        metrics.book = book;
         metrics
     }
 

@@ -24,7 +24,7 @@ use crate::spool::Spool;
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let keys = Keys::read(&config.dispatch)?;
-    let metrics = Arc::new(Metrics::new(Build::THIS));
+    let metrics = Arc::new(Metrics::of_dispatch(Build::THIS));
     let inventory = Watch::start(config.inventory.clone()).await;
     let login = Arc::new(ThroughT3::new(config.helper.access(&config.t3, &config.state_dir)));
     let spool = Spool::new(config.state_dir.join("spool"), crate::spool::Limits::default());

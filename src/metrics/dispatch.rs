@@ -101,6 +101,12 @@ impl Dispatch {
         for &endpoint in Endpoint::ALL {
             self.pairings.with(user, OfEndpoint { endpoint }, |_| ());
         }
+        // A burst of these within one scrape must be seen as one, also when it is the first.
+        for &cause in CloseCause::ALL.iter().filter(|cause| cause.is_a_drop()) {
+            for initiator in [Initiator::Client, Initiator::Instance] {
+                self.websocket_closes.with(user, OfClose { initiator, cause }, |_| ());
+            }
+        }
         let counter = |asker: Asker, code: &'static str| {
             let mut counter = Counter::default();
             self.requests.with(user, OfCodeAndAsker { code, client: asker }, |found| counter = found.clone());

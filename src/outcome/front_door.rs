@@ -83,3 +83,10 @@ words! {
         UserRemoved = "user_removed",
     }
 }
+
+impl CloseCause {
+    /// Whether neither side meant it to end.
+    pub fn is_a_drop(self) -> bool {
+        matches!(self, Self::ErrorCode | Self::Dropped | Self::Reset | Self::PeerDead)
+    }
+}

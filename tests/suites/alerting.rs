@@ -13,6 +13,7 @@ use crate::support::world::{Serving, World, replace, wait_for};
 
 mod control_room;
 mod receiver;
+mod upkeep;
 
 /// What runs every 5 s or 10 min is faster too, as far as a busy machine bears it.
 const FAST: &str = "[probe]\npulse_interval = \"2s\"\nhandshake_interval = \"10s\"\nrequest_timeout = \"2s\"\n\
@@ -126,7 +127,7 @@ fn each_fault_ends_in_its_alert_at_the_webhook_and_in_no_other() {
     for (user, _) in &users {
         serving.until_ok(user, "handshake", true);
     }
-    let room = ControlRoom::open(&world, &serving, &prometheus, &alertmanager);
+    let room = ControlRoom::open(&world, &serving, &[], &prometheus, &alertmanager);
 
     // Silence, for as long as most alerts would need.
     room.until("", "T3Watchdog");
@@ -206,7 +207,7 @@ fn when_everybody_is_out_there_is_one_page_and_it_stays_when_the_prober_dies_too
     for (user, _) in users {
         serving.until_ok(user, "handshake", true);
     }
-    let room = ControlRoom::open(&world, &serving, &prometheus, &alertmanager);
+    let room = ControlRoom::open(&world, &serving, &[], &prometheus, &alertmanager);
     room.until("", "T3Watchdog");
     room.evaluations(10);
     assert_eq!(room.fired(), []);

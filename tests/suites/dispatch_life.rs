@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::support::door::{Door, Instance, Wire};
 use crate::support::free_port::free_port;
 use crate::support::tools;
-use crate::support::world::{PROGRAM, http, wait_for};
+use crate::support::world::{PROGRAM, World, http, wait_for};
 
 const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const HEAD: &str = "GET /x HTTP/1.1\r\nHost: x\r\nX-authentik-username: ann\r\nCookie: t3_session=v\r\n\r\n";
@@ -174,4 +174,19 @@ fn thousands_of_requests_to_a_dead_instance_leave_nothing_behind() {
     wait_for("the descriptors to come back", || (door.descriptors() <= descriptors).then_some(()));
     let grown = door.resident().saturating_sub(memory);
     assert!(grown < 4096, "{grown} KiB grown");
+}
+
+#[test]
+fn a_dispatch_of_its_own_exports_nothing_of_the_probes_that_it_does_not_run() {
+    let door = Door::before(World::with(&[("ann", "0.0.33")]), "");
+    let text = http(door.operator_port(), "GET", "/metrics", &[]).expect("the metrics").body;
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let others: Vec<_> = names
+        .filter(|name| !["t3_dispatch_", "process_", "t3_prober_"].iter().any(|ours| name.starts_with(ours)))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert!(
+        text.contains("t3_prober_build_info{") && text.contains("t3_dispatch_websockets{user=\"ann\"} 0")
+    );
+    assert!(!text.contains("t3_prober_probe_sessions_left{"), "{text}");
 }

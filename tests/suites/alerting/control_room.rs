@@ -32,17 +32,25 @@ impl Drop for Alertmanager {
 }
 
 impl ControlRoom {
-    pub fn open(world: &World, serving: &Serving, prometheus: &Path, alertmanager: &Path) -> Self {
+    /// `dispatches`: the operator listeners of those that run beside the service.
+    pub fn open(
+        world: &World,
+        serving: &Serving,
+        dispatches: &[u16],
+        prometheus: &Path,
+        alertmanager: &Path,
+    ) -> Self {
         let receiver = Receiver::start();
         let dir = world.path("control-room");
         fs::create_dir_all(&dir).expect("a directory");
         let port = free_port();
         let alertmanager = start_alertmanager(alertmanager, &dir, port, receiver.port);
-        let config = prometheus_config(&dir, port, serving.port);
+        let config = prometheus_config(&dir, port, serving.port, dispatches);
         let prometheus = Prometheus::start(prometheus, &dir, &config, free_port());
         // A fresh Prometheus takes five seconds to find its targets, and that is not thirty times faster here: with the
         // rules it would say that the prober is absent.
-        let scraped = || prometheus.query("up == 1", None).filter(|up| !up.is_empty()).map(|_| ());
+        let all = dispatches.len() + 1;
+        let scraped = || prometheus.query("up == 1", None).filter(|up| up.len() == all).map(|_| ());
         wait_for("prometheus to scrape", scraped);
         hand_out_rules(&dir);
         prometheus.reload();
@@ -133,7 +141,7 @@ fn hand_out_rules(dir: &Path) {
 }
 
 /// The given configuration, faster, for these addresses.
-fn prometheus_config(dir: &Path, alertmanager: u16, prober: u16) -> String {
+fn prometheus_config(dir: &Path, alertmanager: u16, prober: u16, dispatches: &[u16]) -> String {
     let text = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).expect("readable");
     let text = text
         .replace("/etc/prometheus/t3-prober", &dir.join("rules").display().to_string())
@@ -146,6 +154,11 @@ fn prometheus_config(dir: &Path, alertmanager: u16, prober: u16) -> String {
     {
         global.insert(key.into(), time.into());
     }
-    config["scrape_configs"].as_sequence_mut().expect("jobs").retain(|job| job["job_name"] == "t3-prober");
+    let jobs = config["scrape_configs"].as_sequence_mut().expect("jobs");
+    jobs.retain(|job| job["job_name"] == "t3-prober" || job["job_name"] == "t3-dispatch");
+    let of_dispatch =
+        jobs.iter_mut().find(|job| job["job_name"] == "t3-dispatch").expect("the dispatch's job");
+    let targets = dispatches.iter().map(|port| Value::from(format!("127.0.0.1:{port}")));
+    of_dispatch["static_configs"][0]["targets"] = targets.collect::<Vec<_>>().into();
     serde_yaml_ng::to_string(&config).expect("YAML")
 }
