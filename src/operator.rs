@@ -31,6 +31,7 @@ use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober};
 
 mod access;
+mod candidate;
 mod candidates;
 mod credentials;
 mod events;
@@ -45,6 +46,7 @@ mod status;
 mod story;
 mod user;
 mod verdicts;
+mod worry;
 
 /// A version in a few words of JSON.
 const LARGEST_BODY: usize = 4096;
@@ -202,6 +204,7 @@ fn router(surfaces: Surfaces) -> Router {
     Router::new()
         .route("/", get(status::status))
         .route("/users/{user}", get(user::user))
+        .route("/candidates/{version}", get(candidate::candidate))
         .route("/live.js", get(page::script))
         .route("/metrics", get(metrics::metrics))
         .route("/-/healthy", get(health::healthy))

@@ -36,7 +36,7 @@ fn row(candidate: &Candidate, now: SystemTime) -> Markup {
     let document = &candidate.document;
     html! {
         tr {
-            th scope="row" { (document.candidate.version) small.quiet { "beside " (document.control.version) } }
+            th scope="row" { a href=(format!("/candidates/{}", document.candidate.version)) { (document.candidate.version) } small.quiet { "beside " (document.control.version) } }
             td.(class(document.verdict)) title=(document.grounds.meaning()) {
                 (document.verdict) small { (document.grounds) }
             }
@@ -77,7 +77,7 @@ fn refusal(document: &Document, now: SystemTime) -> Markup {
     }
 }
 
-fn told(finding: &Finding) -> Markup {
+pub fn told(finding: &Finding) -> Markup {
     html! {
         (finding.rehearsal) " on the data of " strong { (finding.seed) } " stops at "
         code title=(finding.step.meaning()) { (finding.step) } ": " (finding.outcome)
@@ -85,7 +85,7 @@ fn told(finding: &Finding) -> Markup {
     }
 }
 
-fn class(verdict: Verdict) -> &'static str {
+pub fn class(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "ok",
         Verdict::Fail => "failed",

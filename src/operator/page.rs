@@ -66,6 +66,7 @@ fn document(title: &str, head: &Markup, body: &Markup) -> Markup {
                 (head)
             }
             body {
+                a.skip href="#main" { "Skip to the content" }
                 header {
                     a href="/" { strong { "t3-prober" } }
                     nav aria-label="Pages" {
@@ -74,7 +75,7 @@ fn document(title: &str, head: &Markup, body: &Markup) -> Markup {
                         a href="/metrics" { "Metrics" }
                     }
                 }
-                main { (body) }
+                main id="main" tabindex="-1" { (body) }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `/`: users by steps at a glance; what is failing, since when, and where to look next.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -12,6 +13,8 @@ use super::candidates;
 use super::credentials::credentials;
 use super::page::state::state;
 use super::page::{Headline, ago, class, live_page, meaning, took};
+use super::worry;
+use crate::backup;
 use crate::board::{Board, Standing};
 use crate::enforce::Seen;
 use crate::inventory::Snapshot;
@@ -41,6 +44,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
     let board = surfaces.board();
     let (tab, headline) = headline(&board, &snapshot, &pauses, now);
     let rest = html! {
+        @if headline.class == "ok" { (next_worry(&surfaces, &standings, now)) }
         (users(&board, &snapshot, &pauses, now))
         (state(&board, &standings, now))
         (differences(&surfaces, now))
@@ -67,6 +71,16 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
         }
     };
     live_page(&tab, "Can everybody log in?", &headline, &rest)
+}
+
+fn next_worry(
+    surfaces: &Surfaces,
+    standings: &BTreeMap<String, backup::Standing>,
+    now: SystemTime,
+) -> Markup {
+    let differences = surfaces.differences.lock().unwrap_or_else(PoisonError::into_inner);
+    let credentials = surfaces.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+    worry::next(&differences, &credentials, standings, &surfaces.config.borrow().backup, now)
 }
 
 /// What is wrong, in one sentence: as the tab says it, and as the page does.

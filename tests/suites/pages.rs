@@ -7,6 +7,32 @@ use crate::support::world::World;
 
 const QUICK: &str = "[probe]\npulse_interval = \"2s\"\npulse_timeout = \"1600ms\"\n";
 
+/// Text whose contrast with what is behind it is below 4.5, as WCAG AA wants it.
+const FAINT: &str = r#"
+(() => {
+  const channels = (color) => (color.match(/[\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => [r, g, b]
+    .map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (it) => {
+    for (let at = it; at; at = at.parentElement) {
+      const color = channels(getComputedStyle(at).backgroundColor);
+      if (color.length === 3 || color[3] === 1) { return color; }
+    }
+    return [255, 255, 255];
+  };
+  const own = (it) => [...it.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  return [...document.querySelectorAll('body *')]
+    .filter((it) => own(it) && it.getClientRects().length && !['SCRIPT', 'NOSCRIPT', 'OPTION'].includes(it.tagName))
+    .map((it) => {
+      const [a, b] = [light(channels(getComputedStyle(it).color)), light(behind(it))].sort((x, y) => y - x);
+      return [(a + 0.05) / (b + 0.05), it.outerHTML.slice(0, 80)];
+    })
+    .filter(([ratio]) => ratio < 4.5);
+})()
+"#;
+
 #[test]
 fn the_pages_fit_a_phone_and_a_desk_in_light_and_in_dark() {
     let world = World::with(&[("ann", "0.0.33"), ("bob", "0.0.24")]).configured(QUICK);
@@ -22,6 +48,8 @@ fn the_pages_fit_a_phone_and_a_desk_in_light_and_in_dark() {
             let mut grounds = Vec::new();
             for dark in [false, true] {
                 browser.screenshot(&pictures.path().join("page.png"), width, height, dark);
+                let faint = browser.evaluate(FAINT);
+                assert_eq!(faint, json!([]), "{path} has text that is hard to read, dark: {dark}");
                 let wide = format!(
                     "[...document.querySelectorAll('body *')].filter(it => !it.closest('.scroll') \
                      && it.getBoundingClientRect().right > {width}).map(it => it.outerHTML.slice(0, 80))"
@@ -32,6 +60,13 @@ fn the_pages_fit_a_phone_and_a_desk_in_light_and_in_dark() {
             }
             assert_ne!(grounds[0], grounds[1], "{path} looks the same in light and dark");
         }
+        let structure = "[document.documentElement.lang, document.querySelectorAll('header, nav[aria-label], main#main, h1').length, \
+            document.querySelectorAll('th:not([scope])').length, document.querySelector('a').getAttribute('href')]";
+        assert_eq!(
+            browser.evaluate(structure),
+            json!(["en", 4, 0, "#main"]),
+            "landmarks, headings of tables, a way past them"
+        );
         let unnamed = "[...document.querySelectorAll('a, button, input, select')]\
             .filter(it => !(it.innerText || it.labels?.[0]?.innerText || it.ariaLabel)).length";
         assert_eq!(browser.evaluate(unnamed), 0, "{path} has something that a screen reader cannot name");
