@@ -52,6 +52,7 @@ mod outage;
 mod pages;
 mod rollout;
 mod secrets;
+mod series;
 mod serve;
 mod sim;
 mod traces;

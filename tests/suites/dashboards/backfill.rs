@@ -77,8 +77,10 @@ fn value(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
         "t3_verdict_consecutive_nonpass" => 3.0,
         "t3_verdict_expires_timestamp_seconds" => (now + 86_400) as f64,
         name if name.starts_with("t3_enforcer_") && name.ends_with("_timestamp_seconds") => {
-            (now - 5 * 86_400) as f64
+            // The last run ended a minute before the end.
+            (now - 5 * 86_400 - u64::from(age > 60)) as f64
         }
+        "t3_verdict_timestamp_seconds" => (now - 7200 - u64::from(age > 60)) as f64,
         name if name.ends_with("_timestamp_seconds") => (now - 7200) as f64,
         _ if metric.kind == "counter" => (HISTORY - age.min(HISTORY)) as f64,
         _ => 1.0,
@@ -165,8 +167,11 @@ fn scenario(now: u64) -> Samples {
         let rest = format!(",kind=\"{kind}\",step=\"{step}\",reason=\"{reason}\"");
         add(of("t3_probe_failing", "host-a", "bob", &rest), Box::new(|_| 1.0));
     }
+    // An upgrade a minute ago.
+    let installed = format!("t3_version_info{{{},place=\"installed\",version=\"0.0.40\"}}", target("host-a"));
+    add(installed, Box::new(|age| if age <= 60 { 1.0 } else { f64::NAN }));
     let answered = ",code=\"5xx\",client=\"user\"";
-    add(of("t3_dispatch_requests_total", "host-a", "gus", answered), Box::new(growing));
+    add(of("t3_dispatch_requests_total", "host-a", "ida", answered), Box::new(growing));
     samples
 }
 
@@ -175,7 +180,11 @@ fn openmetrics(samples: &Samples, now: u64) -> String {
     let mut document = String::new();
     for (series, of_age) in samples {
         for age in (0..=HISTORY / SCRAPE).rev().map(|count| count * SCRAPE) {
-            writeln!(document, "{series} {} {}", of_age(age), now - age).expect("memory");
+            let value = of_age(age);
+            // What is not a number was not there.
+            if !value.is_nan() {
+                writeln!(document, "{series} {value} {}", now - age).expect("memory");
+            }
         }
     }
     document + "# EOF\n"
@@ -187,6 +196,9 @@ fn healthy(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
         "up" | "t3_probe_ok" => 1.0,
         name if name.ends_with("_info") || name.ends_with("_last_reload_successful") => 1.0,
         name if name.ends_with("_start_time_seconds") => (now - 2 * HISTORY) as f64,
+        name if name.contains("_expir") => (now + 90 * 86_400) as f64,
+        "t3_backup_interval_configured_seconds" | "t3_restore_drill_interval_configured_seconds" => 86_400.0,
+        "t3_backup_snapshots" => 3.0,
         name if name.ends_with("_timestamp_seconds") => (now - age) as f64,
         name if name.starts_with("t3_prober_handshake_interval") => 600.0,
         "process_max_fds" => 1024.0,
@@ -205,6 +217,8 @@ fn fleet(now: u64) -> Samples {
             for (nth, labels) in combinations(&metric, 1).iter().enumerate() {
                 let labels = labels.iter().map(|(label, value)| match label.as_str() {
                     "user" => format!("user=\"user{number}\""),
+                    // The one that belongs to the version.
+                    "endpoint" if name == "t3_instance_info" => "endpoint=\"browser_session\"".to_owned(),
                     _ => format!("{label}=\"{value}\""),
                 });
                 let labels = labels.collect::<Vec<_>>().join(",");
@@ -267,7 +281,7 @@ fn every_panel_and_every_rule_has_an_answer_when_everything_happens() {
     let Some(past) = Past::of(&scenario(now), now, "1s") else { return };
     let asked = dashboards::all()
         .into_iter()
-        .flat_map(|board| board.queries())
+        .flat_map(|board| board.queries().into_iter().chain(board.annotations()))
         .map(|query| (query.place.clone(), query.filled_in()));
     let ruled = rules::all().into_iter().map(|rule| (rule.place(), rule.expr));
     // Some wait until the recordings have run a few times; what is absent was so before the scenario began.
@@ -285,8 +299,7 @@ fn evaluating_all_rules_for_25_users_stays_cheap() {
     let now = seconds_since_1970();
     let samples = fleet(now);
     assert!(samples.len() >= 80 * 25, "only {} series", samples.len());
-    // The goal is 50 ms, and a quiet machine takes 33. In CPU time, because the wall shows what else a busy machine does;
-    // but even so it takes up to twice as long there, and what is to be caught is a rule that is far from cheap.
+    // In CPU time, because the wall shows what else a busy machine does.
     let Some(past) = Past::of(&samples, now, "250ms") else { return };
     let figure = |name: &str| -> Option<f64> {
         let text = past.prometheus.text("/metrics")?;
@@ -301,16 +314,21 @@ fn evaluating_all_rules_for_25_users_stays_cheap() {
     };
     let groups = rules::files().len() as f64;
     let mut since = (Instant::now(), wait_for("the first evaluation", spent));
-    wait_for("evaluations that are cheap", || {
+    let mut each: Vec<f64> = Vec::new();
+    wait_for("a median of at most 50 ms an evaluation of all rules", || {
         // Asking costs more than evaluating, so it is done seldom.
-        if since.0.elapsed() < Duration::from_secs(8) {
+        if since.0.elapsed() < Duration::from_secs(4) {
             return None;
         }
         let (seconds, evaluated) = spent()?;
         let rounds = (evaluated - since.1.1) / groups;
-        let each = (seconds - since.1.0) / rounds;
-        println!("{} series: {:.1} ms an evaluation of all rules", samples.len(), each * 1000.0);
+        if rounds >= 3.0 {
+            each.push((seconds - since.1.0) / rounds);
+            each.sort_by(f64::total_cmp);
+        }
         since = (Instant::now(), (seconds, evaluated));
-        (rounds >= 3.0 && each <= 0.15).then_some(())
+        let median = each.get(each.len() / 2).copied()?;
+        println!("{} series: {:.1} ms an evaluation of all rules", samples.len(), median * 1000.0);
+        (each.len() >= 3 && median <= 0.05).then_some(())
     });
 }
