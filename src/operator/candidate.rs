@@ -115,7 +115,7 @@ fn rehearsal(seed: &SeedEvidence, rehearsed: &Rehearsed) -> Markup {
     let outcome = stopped.map_or(Outcome::Ok, |step| step.outcome);
     html! {
         tr {
-            th scope="row" { (seed.seed.name) @if seed.seed.is_backup { small.quiet { "a verified backup" } } }
+            th scope="row" { (seed.seed.name) @if seed.seed.is_backup { small.quiet { " a verified backup" } } }
             td.figure { @if let Some(level) = seed.seed.level { (level) } @else { "–" } }
             td { (rehearsed.rehearsal) }
             td.(page::class(outcome)) title=(meaning(outcome)) {

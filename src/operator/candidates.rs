@@ -36,7 +36,7 @@ fn row(candidate: &Candidate, now: SystemTime) -> Markup {
     let document = &candidate.document;
     html! {
         tr {
-            th scope="row" { a href=(format!("/candidates/{}", document.candidate.version)) { (document.candidate.version) } small.quiet { "beside " (document.control.version) } }
+            th scope="row" { a href=(format!("/candidates/{}", document.candidate.version)) { (document.candidate.version) } small.quiet { " beside " (document.control.version) } }
             td.(class(document.verdict)) title=(document.grounds.meaning()) {
                 (document.verdict) small { (document.grounds) }
             }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::browser::Browser;
-use crate::support::world::World;
+use crate::support::world::{PROGRAM, World, wait_for};
 
 const QUICK: &str = "[probe]\npulse_interval = \"2s\"\npulse_timeout = \"1600ms\"\n";
 
@@ -35,14 +35,23 @@ const FAINT: &str = r#"
 
 #[test]
 fn the_pages_fit_a_phone_and_a_desk_in_light_and_in_dark() {
-    let world = World::with(&[("ann", "0.0.33"), ("bob", "0.0.24")]).configured(QUICK);
+    // The stand-in's builds are this program under another name.
+    let program = std::path::Path::new(PROGRAM).parent().expect("a directory").display();
+    let gate = format!(
+        "[gate]\nexpose = [\"{program}\"]\nhold = \"100ms\"\nkeep_free_mib = 1\ncontrol = \"0.0.26\"\n"
+    );
+    let world = World::with(&[("ann", "0.0.26"), ("bob", "0.0.24")]).configured(&format!("{QUICK}{gate}"));
+    world.install("0.0.33");
     let serving = world.serve();
     for user in ["ann", "bob"] {
         serving.until_ok(user, "handshake", true);
     }
+    let judged = world.command(&["gate", "0.0.33"]).output().expect("the program");
+    assert!(judged.status.code().is_some_and(|code| code < 4), "{}", String::from_utf8_lossy(&judged.stderr));
+    wait_for("the verdict", || (serving.page("/candidates/0.0.33").status == 200).then_some(()));
     let Some(mut browser) = Browser::open("about:blank") else { return };
     let pictures = tempfile::tempdir().expect("a directory");
-    for path in ["/", "/users/bob", "/history?user=ann"] {
+    for path in ["/", "/users/bob", "/candidates/0.0.33", "/history?user=ann"] {
         browser.go(&format!("http://127.0.0.1:{}{path}", serving.port));
         for (width, height) in [(390, 844), (1280, 900)] {
             let mut grounds = Vec::new();

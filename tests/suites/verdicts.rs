@@ -74,6 +74,20 @@ fn whoever_ran_the_gate_its_verdict_is_exported_shown_and_remembered_once() {
     for said in ["Candidates", "0.0.33", "The last refusal", "exchange", "differs: cookie on loopback"] {
         assert!(page.contains(said), "no '{said}' in {page}");
     }
+    let page = serving.page("/candidates/0.0.33").body;
+    for said in [
+        "t3 0.0.33 may be given to everybody.",
+        "Starting the control again is enough.",
+        "cookie on loopback",
+        "ann",
+    ] {
+        assert!(page.contains(said), "no '{said}' in {page}");
+    }
+    let page = serving.page("/candidates/0.0.29").body;
+    for said in ["t3 0.0.29 is not fit for these users.", "no_cookie", "exchange"] {
+        assert!(page.contains(said), "no '{said}' in {page}");
+    }
+    assert_eq!(serving.page("/candidates/0.0.1").status, 404);
     wait_for("the history", || (verdicts(&serving) == ["0.0.29 fail", "0.0.33 pass"]).then_some(()));
     assert_eq!(serving.stop(), 0);
 
