@@ -49,7 +49,11 @@ const BENCHES: &[(&str, &str, fn())] = &[
         snapshot::run,
     ),
     ("state", "25 databases that change between two rounds: CPU of a look (2 minutes)", state::run),
-    ("gate", "a verdict for three users, beside its slowest chain of rehearsals (1 minute)", gate::run),
+    (
+        "gate",
+        "a verdict beside its slowest chain, the overhead of a rehearsal, and what runs at once (2 minutes)",
+        gate::run,
+    ),
     ("outage", "the outage replayed: who names it, and when (1 minute)", outage::run),
 ];
 
