@@ -122,7 +122,7 @@ do_install() {
     run systemd-sysusers ${root:+--root="$root"} t3-prober.conf
     run systemd-tmpfiles --create ${root:+--root="$root"} t3-prober.conf
   else
-    say "no systemd-sysusers here: make the accounts t3-prober and t3-dispatch, the group t3-helper, and the directories of"
+    say "no systemd-sysusers here: make the accounts t3-prober, t3-dispatch and t3-gate, the group t3-helper, and the directories of"
     say "  $root/usr/lib/tmpfiles.d/t3-prober.conf by hand; sudo takes the helper's place, see /usr/share/doc/t3-prober/sudoers"
   fi
   # The operator's: made once, never written again.
@@ -132,6 +132,7 @@ do_install() {
     else
       mkdir -p "$root/etc/t3-prober"
       sed -e 's|^#socket = "/run/t3-prober-helper.sock" # no default|socket = "/run/t3-prober-helper.sock"|' \
+        -e 's|^#box_socket = "/run/t3-prober-box.sock" # no default|box_socket = "/run/t3-prober-box.sock"|' \
         "$here/config.example.toml" >"$root/etc/t3-prober/config.toml.new"
       chmod 0644 "$root/etc/t3-prober/config.toml.new"
       mv "$root/etc/t3-prober/config.toml.new" "$root/etc/t3-prober/config.toml"
@@ -149,22 +150,23 @@ do_uninstall() {
   fi
   if [ -n "$live" ]; then
     for unit in t3-prober-enforce.timer t3-prober-drain.timer t3-prober-backup.timer t3-dispatch.socket \
-      t3-dispatch.service t3-prober.service t3-prober-helper.socket; do
+      t3-dispatch.service t3-prober-gate.timer t3-prober-gate.path t3-prober.service t3-prober-box.socket \
+      t3-prober-helper.socket; do
       run systemctl disable --now "$unit" || say "could not stop $unit"
     done
   fi
   while read -r file; do drop "$file"; done <"$root$manifest"
   # As it was installed it is nobody's work; changed, it is the operator's.
   config=$root/etc/t3-prober/config.toml
-  if [ -e "$config" ] && ! grep -qvE '^(#.*|\[.*\]|socket = "/run/t3-prober-helper.sock"|)$' "$config"; then
+  if [ -e "$config" ] && ! grep -qvE '^(#.*|\[.*\]|(box_)?socket = "/run/t3-prober-(helper|box).sock"|)$' "$config"; then
     drop /etc/t3-prober/config.toml
     [ -n "$dry" ] || rmdir "$root/etc/t3-prober" 2>/dev/null || true
   fi
   drop "$manifest"
   if [ -z "$dry" ]; then drop_directories; fi
   if [ -n "$live" ]; then run systemctl daemon-reload; fi
-  say "left, because it is data: /etc/t3-prober /var/lib/t3-prober /var/lib/t3-prober-helper /var/backups/t3 /opt/t3, and the"
-  say "  accounts t3-prober and t3-dispatch, whose it is"
+  say "left, because it is data: /etc/t3-prober /var/lib/t3-prober /var/lib/t3-prober-{helper,gate} /var/backups/t3 /opt/t3,"
+  say "  and the accounts t3-prober, t3-dispatch and t3-gate, whose it is"
 }
 
 case $mode in

@@ -17,6 +17,7 @@ use crate::dispatch;
 use crate::inventory;
 use crate::outcome::Finding;
 
+mod builds;
 mod credential;
 mod data;
 
@@ -48,6 +49,7 @@ pub fn run(config: &Config, source: &Source) -> ExitCode {
     items.extend(config.operator.token_file.as_deref().map(|path| secret_file("operator.token_file", path)));
     items.extend(dispatch(&config.dispatch));
     items.extend(front(config));
+    items.extend(builds::tags(config));
 
     items.extend(credential::credentials(&config.credential, SystemTime::now()));
 

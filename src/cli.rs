@@ -130,8 +130,8 @@ pub fn run() -> ExitCode {
         }),
         Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
         Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),
-        Command::Gate(args) => with_config(source, |config, _| {
-            with_runtime(&config, async |config| Ok(gate::run(args, &config).await))
+        Command::Gate(args) => with_config(source, |config, source| {
+            with_runtime(&config, async |config| Ok(gate::run(args, &config, source.path()).await))
         }),
         Command::Verdict(args) => with_config(source, |config, _| {
             with_runtime(&config, async |config| Ok(gate::verdict(args, &config).await))

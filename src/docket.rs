@@ -11,9 +11,11 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
-use crate::gate::candidate::Found;
+use crate::gate::candidate::Located;
 use crate::gate::evidence::{Build, Evidence, Trouble};
+use crate::gate::hands::{Served, Whose};
 use crate::gate::{self, Request, Setting, Wanted};
+use crate::helper::Crew;
 use crate::inventory;
 use crate::outcome::{Elsewhere, Grounds, Verdict};
 use crate::probe::instance_of;
@@ -23,8 +25,11 @@ use crate::t3::state;
 use crate::t3::version::Version;
 use crate::verdict::{self, Binding, Covered, Document, Policy, Present};
 
+pub mod aside;
+pub mod due;
 mod line;
 pub mod live;
+pub mod tray;
 
 pub use line::Line;
 
@@ -91,6 +96,11 @@ impl Standing {
         }
     }
 
+    /// Whether it cannot be told what it is about; asking the gate again would not tell, either.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Elsewhere { why: Elsewhere::CannotTell, .. })
+    }
+
     pub fn document(&self) -> Option<&Document> {
         match self {
             Self::Holds(document) | Self::Elsewhere { document, .. } => Some(document),
@@ -108,19 +118,10 @@ pub async fn judge(
 ) -> anyhow::Result<Document> {
     let users = if asked.seed.is_some() { Ok(Vec::new()) } else { covered(&asked.users, config) };
     let evidence = match users {
-        Ok(users) => {
-            let (candidate, control) = (asked.candidate.clone(), asked.control.clone());
-            let request = Request { candidate, control, users, seed: asked.seed.clone() };
-            let setting = Setting {
-                gate: &config.gate,
-                t3: &config.t3,
-                backup: &config.backup,
-                state_dir: &config.state_dir,
-            };
-            gate::run(&request, &setting, progress).await
-        }
-        Err(error) => nobody(&asked.candidate, &error),
+        Ok(users) => rehearsed(asked, users, config, progress).await,
+        Err(error) => Err(error),
     };
+    let evidence = evidence.unwrap_or_else(|error| nobody(&asked.candidate, &error));
     let section = &config.gate;
     let policy =
         Policy { boxed: section.require_box, backup_age: section.backup_age, valid_for: section.valid_for };
@@ -135,6 +136,37 @@ pub async fn judge(
         verdict::store(&config.state_dir, &document).context("cannot keep the verdict")?;
     }
     Ok(document)
+}
+
+/// On each user's data by whoever has the right to it.
+async fn rehearsed(
+    asked: &Asked,
+    users: Vec<Instance>,
+    config: &Config,
+    progress: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<Evidence> {
+    let crew = Crew::new(config).map_err(anyhow::Error::msg)?;
+    let is_root = nix::unistd::geteuid().is_root();
+    let served = |instance: Instance| {
+        let whose = match config.helper.rehearser().filter(|_| !is_root) {
+            Some(helper) => Whose::Helper(helper),
+            None => Whose::Here(
+                crew.of(&instance)
+                    .map_err(|why| anyhow::anyhow!("cannot rehearse as {}: {why}", instance.name))?,
+            ),
+        };
+        anyhow::Ok(Served { instance, whose })
+    };
+    let request = Request {
+        candidate: asked.candidate.clone(),
+        control: asked.control.clone(),
+        users: users.into_iter().map(served).collect::<Result<_, _>>()?,
+        nobody: crew.nobody().map_err(anyhow::Error::msg)?,
+        seed: asked.seed.clone(),
+    };
+    let setting =
+        Setting { gate: &config.gate, t3: &config.t3, backup: &config.backup, state_dir: &config.state_dir };
+    Ok(gate::run(&request, &setting, progress).await)
 }
 
 /// The kept verdict about a version, measured against users, databases, configuration and installed build as they are
@@ -184,9 +216,15 @@ fn covered(names: &[String], config: &Config) -> anyhow::Result<Vec<Instance>> {
 /// The situation that a verdict about `version` is asked in.
 async fn present(config: &Config, version: &Version) -> Present {
     let access = config.helper.access(&config.t3, &config.state_dir);
+    let instances = match covered(&[], config) {
+        Ok(instances) => instances,
+        Err(error) => {
+            let unknown = Err(format!("{error:#}"));
+            return situation(config, &version.to_string(), unknown, &mut Measured::default()).await;
+        }
+    };
     let mut users = Vec::new();
-    // Without an inventory nobody can be left out; the gate itself says what is wrong with it.
-    for instance in covered(&[], config).unwrap_or_default() {
+    for instance in instances {
         let level = match &access {
             Access::Own(_) if access.may_read(&instance) => state::level(&instance.database()).await.ok(),
             Access::Own(_) | Access::Helper(..) => {
@@ -195,14 +233,14 @@ async fn present(config: &Config, version: &Version) -> Present {
         };
         users.push((instance.name, level.map(|level| level.level.0)));
     }
-    situation(config, &version.to_string(), users, &mut Measured::default()).await
+    situation(config, &version.to_string(), Ok(users), &mut Measured::default()).await
 }
 
 /// The situation with these users, and the level of their databases where it is known.
 pub async fn situation(
     config: &Config,
     version: &str,
-    users: Vec<(String, Option<u32>)>,
+    users: Result<Vec<(String, Option<u32>)>, String>,
     measured: &mut Measured,
 ) -> Present {
     let installed = measured.installed(config, version).await;
@@ -224,7 +262,10 @@ impl Measured {
         {
             return integrity.clone();
         }
-        let found = Found::at(&dir.join("bin/t3")).await.ok().map(|found| found.build.integrity);
+        let found = match Located::at(&dir.join("bin/t3")) {
+            Ok(located) => located.integrity().await.ok(),
+            Err(_) => None,
+        };
         self.0.insert(version.to_owned(), (stamp, found.clone()));
         found
     }

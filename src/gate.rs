@@ -2,36 +2,33 @@
 //! evidence and judges nothing; whatever keeps it from finding any is said as its own trouble, never as the build's.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use crate::backup;
-use crate::outcome::{Grounds, Rehearsal};
+use crate::outcome::Grounds;
+use crate::t3::access::wire::Builds;
+use crate::t3::boxed::Boxing;
 use crate::t3::version::Version;
 use crate::t3::{self, Instance};
 
 pub mod candidate;
+mod chain;
 pub mod evidence;
+pub mod hands;
 mod place;
 pub mod rehearsal;
 mod seed;
 pub mod track;
 
-use crate::t3::boxed::{self, Boxes, Boxing, Limits};
-use candidate::Found;
-use evidence::{Build, Evidence, Rehearsed, SeedEvidence, Trouble};
+use candidate::{Found, Located};
+use chain::Stage;
+use evidence::{Build, Chained, Evidence, Trouble};
+use hands::{Hands, Served, Whose, boxes, by_helper};
 use place::Place;
-use rehearsal::{Orders, Patience};
 use seed::Source;
-
-/// Beside the database a rehearsal holds its WAL and what t3 writes of its own.
-const ROOM_BESIDES: u64 = 64 << 20;
-/// Copies of one seed that exist at once: control, candidate and skew.
-const COPIES: u64 = 3;
 
 /// `[gate]`: how a candidate build is rehearsed before anybody gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -48,8 +45,9 @@ pub struct Section {
     /// The address that builds are bound to in their box, as production binds them: the cookie's name depends on it.
     /// Default `0.0.0.0`; without a box it is 127.0.0.1 in any case.
     pub host: String,
-    /// Rehearsals at once. Default 2; each needs about 400 MB of memory.
-    pub parallelism: usize,
+    /// Rehearsals at once; each needs about 400 MB of memory. No default; absent, one a core, as far as a GB of free
+    /// memory is there for each, at least 2 and at most 8.
+    pub parallelism: Option<usize>,
     /// How long a build may take from its start to its first answer. Default 30s; a long migration is part of it.
     #[serde(with = "humantime_serde")]
     pub ready_timeout: Duration,
@@ -77,6 +75,13 @@ pub struct Section {
     /// Directories that builds may read besides the system's own and theirs, such as where node is installed. Default
     /// none.
     pub expose: Vec<PathBuf>,
+    /// Where copies lie while they are rehearsed on. No default; absent, `/var/lib/t3-prober-gate` where there is one that
+    /// we may write to, else `gate` in `state_dir`. Where users have accounts, every one of them must be able to pass
+    /// through it: each is the owner of the copies of their own data, which nobody else can read.
+    pub dir: Option<PathBuf>,
+    /// The account that runs what is nobody's data, where root rehearses: installs, and builds on a fresh database.
+    /// Default `nobody`.
+    pub account: String,
     /// Whether only evidence from a box may pass. Default true.
     pub require_box: bool,
     /// How long a verdict is valid. Default 7d.
@@ -99,7 +104,7 @@ impl Default for Section {
             install_command: npm.map(str::to_owned).to_vec(),
             install_timeout: candidate::INSTALL_TIMEOUT,
             host: "0.0.0.0".to_owned(),
-            parallelism: 2,
+            parallelism: None,
             ready_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             command_timeout: Duration::from_secs(30),
@@ -110,6 +115,8 @@ impl Default for Section {
             keep_free_mib: 512,
             bwrap: "bwrap".to_owned(),
             expose: Vec::new(),
+            dir: None,
+            account: "nobody".to_owned(),
             require_box: true,
             valid_for: 7 * DAY,
             backup_age: DAY,
@@ -140,7 +147,7 @@ impl Section {
         complaints.extend(
             none.map(|(key, _)| (*key, "nothing can be done in no time; write 1s or more".to_owned())),
         );
-        if self.parallelism == 0 {
+        if self.parallelism == Some(0) {
             complaints
                 .push(("parallelism", "with 0 nothing would ever be rehearsed; write 1 or more".to_owned()));
         }
@@ -157,11 +164,28 @@ impl Section {
             complaints.push(("install_command", sentence));
         }
         complaints.extend(self.track.complaint().map(|sentence| ("track", sentence)));
-        if let Some(path) = self.expose.iter().find(|path| path.is_relative()) {
-            let sentence = format!("'{}' is not an absolute path; begin it with /", path.display());
-            complaints.push(("expose", sentence));
-        }
+        let paths =
+            self.expose.iter().map(|path| ("expose", path)).chain(self.dir.iter().map(|path| ("dir", path)));
+        complaints.extend(paths.filter(|(_, path)| path.is_relative()).map(|(key, path)| {
+            (key, format!("'{}' is not an absolute path; begin it with /", path.display()))
+        }));
         complaints
+    }
+
+    /// Rehearsals at once on this machine as it is now.
+    pub fn at_once(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let free = <procfs::Meminfo as procfs::Current>::current()
+            .ok()
+            .and_then(|memory| memory.mem_available)
+            .unwrap_or_default();
+        let fit = usize::try_from(free >> 30).unwrap_or(usize::MAX);
+        self.parallelism.unwrap_or_else(|| cores.min(fit).clamp(2, 8))
+    }
+
+    /// How long the rehearsals on one user's data may take, if each of them takes as long as it may.
+    pub fn longest_chain(&self) -> Duration {
+        self.deadline * 4 + seed::COPY_LIMIT + self.command_timeout
     }
 }
 
@@ -173,11 +197,13 @@ pub enum Wanted {
 }
 
 /// One run of the gate.
-pub struct Request {
+pub struct Request<H> {
     pub candidate: Wanted,
     /// A version or a path; absent, what the configuration says.
     pub control: Option<String>,
-    pub users: Vec<Instance>,
+    pub users: Vec<Served<H>>,
+    /// Whoever runs what is nobody's data.
+    pub nobody: H,
     /// A database to rehearse on besides.
     pub seed: Option<PathBuf>,
 }
@@ -191,7 +217,11 @@ pub struct Setting<'a> {
 }
 
 /// Rehearses. `progress` is told a line for a person whenever something has been done.
-pub async fn run(request: &Request, setting: &Setting<'_>, progress: &(dyn Fn(&str) + Sync)) -> Evidence {
+pub async fn run<H: Hands>(
+    request: &Request<H>,
+    setting: &Setting<'_>,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Evidence {
     let mut evidence = Evidence {
         candidate: Build { name: request.candidate.to_string(), ..Build::default() },
         control: Build::default(),
@@ -208,6 +238,32 @@ pub async fn run(request: &Request, setting: &Setting<'_>, progress: &(dyn Fn(&s
     evidence
 }
 
+/// Rehearses on one user's data alone, and never without a box: what the helper does for a gate without privilege.
+pub async fn on_one<H: Hands>(
+    instance: &Instance,
+    hands: &H,
+    builds: &Builds,
+    setting: &Setting<'_>,
+) -> Result<Chained, Trouble> {
+    let user = &instance.name;
+    let trouble = |(grounds, detail)| Trouble { grounds, seed: Some(user.clone()), rehearsal: None, detail };
+    let work = async {
+        let (program, place) = begin(setting)?;
+        let boxes = boxes(&setting.gate.boxing(), &program, hands).await;
+        let boxes = boxes.map_err(|why| (Grounds::NoBox, why))?;
+        let located = |path: &Path, grounds| {
+            Located::at(path).map_err(|error| (grounds, format!("cannot read {}: {error}", path.display())))
+        };
+        let candidate = located(&builds.candidate, Grounds::NoCandidate)?;
+        let control = located(&builds.control, Grounds::NoControl)?;
+        let source = Source::of_user(instance, hands, setting.backup, &place, SystemTime::now()).await?;
+        let stage = Stage::new(setting.gate, Some(boxes), program, place, candidate, control);
+        stage.has_room_for(std::slice::from_ref(&source))?;
+        Ok(stage.chain(0, &source, hands, &|_| ()).await)
+    };
+    work.await.map_err(trouble)
+}
+
 impl std::fmt::Display for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -217,240 +273,106 @@ impl std::fmt::Display for Wanted {
     }
 }
 
-async fn rehearse_all(
-    request: &Request,
+/// Our own program, which is the driver in the boxes, and where we work.
+fn begin(setting: &Setting<'_>) -> Result<(PathBuf, Place), (Grounds, String)> {
+    let program = std::env::current_exe()
+        .map_err(|error| (Grounds::NoBox, format!("cannot find our own program: {error}")))?;
+    let dir = place::root(setting.gate.dir.as_deref(), setting.state_dir);
+    let place = Place::new(&dir)
+        .map_err(|error| (Grounds::NoSpace, format!("cannot work in {}: {error}", dir.display())))?;
+    Ok((program, place))
+}
+
+async fn rehearse_all<H: Hands>(
+    request: &Request<H>,
     setting: &Setting<'_>,
     progress: &(dyn Fn(&str) + Sync),
     evidence: &mut Evidence,
 ) -> Result<(), (Grounds, String)> {
-    let section = setting.gate;
-    let program = std::env::current_exe()
-        .map_err(|error| (Grounds::NoBox, format!("cannot find our own program: {error}")))?;
-    let boxes = Boxes::find(&section.bwrap, &program, &section.expose)
+    let (section, nobody) = (setting.gate, &request.nobody);
+    let (program, place) = begin(setting)?;
+    let boxes = boxes(&section.boxing(), &program, nobody)
+        .await
         .inspect_err(|why| progress(&format!("without a box: {why}")))
         .ok();
     evidence.boxed = boxes.is_some();
-    let place = Place::new(setting.state_dir).map_err(|error| {
-        let dir = setting.state_dir.display();
-        (Grounds::NoSpace, format!("cannot work below {dir}: {error}"))
-    })?;
 
     let control = request.control.as_deref().or(section.control.as_deref());
-    let control = Found::control(control, setting.t3).await.map_err(|detail| (Grounds::NoControl, detail))?;
+    let control = Found::control(control, setting.t3, boxes.as_ref(), nobody).await;
+    let control = control.map_err(|detail| (Grounds::NoControl, detail))?;
     evidence.control = control.build.clone();
     progress(&format!("the control is t3 {}", control.build.version));
-    let candidate = Found::candidate(&request.candidate, section, setting.t3, boxes.as_ref(), &place).await?;
+    let candidate =
+        Found::candidate(&request.candidate, section, setting.t3, boxes.as_ref(), &place, nobody).await?;
     evidence.candidate = candidate.build.clone();
     progress(&format!("the candidate is t3 {} ({})", candidate.build.version, candidate.build.integrity));
 
-    let sources = sources(request, setting, &place)?;
-    let free =
-        place.free().map_err(|error| (Grounds::NoSpace, format!("cannot tell what is free: {error}")))?;
-    let together = sources.len().min(section.parallelism) as u64;
-    let largest = sources.iter().map(|source| source.seed.bytes).max().unwrap_or_default();
-    let needed = together * COPIES * (2 * largest + ROOM_BESIDES) + (section.keep_free_mib << 20);
-    if free < needed {
-        let (free, needed, dir) = (free >> 20, needed >> 20, setting.state_dir.display());
-        return Err((
-            Grounds::NoSpace,
-            format!(
-                "{dir} has {free} MiB free, the copies need {needed} MiB; make room or set `[gate] keep_free_mib`"
-            ),
-        ));
-    }
-
-    let stage = Arc::new(Stage {
-        section: section.clone(),
-        boxes,
-        program,
-        place,
-        candidate,
-        control,
-        turns: Semaphore::new(section.parallelism),
-        done: AtomicUsize::new(0),
-        due: sources.len() * Rehearsal::ALL.len(),
-        clock: Instant::now(),
+    let builds = Builds {
+        candidate: PathBuf::from(&candidate.located.program),
+        control: PathBuf::from(&control.located.program),
+    };
+    let sources = sources(request, setting, &place).await?;
+    let ours: Vec<&Source> = sources.iter().filter_map(|due| due.source()).collect();
+    let stage = Stage::new(section, boxes, program, place, candidate.located, control.located);
+    stage.has_room_for(ours)?;
+    stage.expect(sources.len());
+    let chains = sources.iter().enumerate().map(|(index, due)| {
+        let (stage, builds) = (&stage, &builds);
+        async move {
+            match due {
+                Due::Here(source, hands) => Ok(stage.chain(index, source, *hands, progress).await),
+                Due::Helper(user, helper) => {
+                    let limit = section.longest_chain();
+                    stage.elsewhere(user, by_helper(helper, user, builds.clone(), limit), progress).await
+                }
+            }
+        }
     });
-    let chains = sources.iter().enumerate().map(|(index, source)| stage.chain(index, source, progress));
-    for (seed, trouble) in futures_util::future::join_all(chains).await {
-        evidence.seeds.push(seed);
-        evidence.trouble.extend(trouble);
+    for chained in join_all(chains).await {
+        match chained {
+            Ok(chained) => {
+                evidence.seeds.push(chained.seed);
+                evidence.trouble.extend(chained.trouble);
+            }
+            Err(trouble) => evidence.trouble.push(trouble),
+        }
     }
     Ok(())
 }
 
+/// A database that is due, and who rehearses on it.
+enum Due<'a, H> {
+    Here(Source, &'a H),
+    Helper(&'a str, &'a t3::access::helper::Helper),
+}
+
+impl<H> Due<'_, H> {
+    fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Here(source, _) => Some(source),
+            Self::Helper(..) => None,
+        }
+    }
+}
+
 /// Nothing, everybody's data, and the file that was named.
-fn sources(
-    request: &Request,
+async fn sources<'a, H: Hands>(
+    request: &'a Request<H>,
     setting: &Setting<'_>,
     place: &Place,
-) -> Result<Vec<Source>, (Grounds, String)> {
+) -> Result<Vec<Due<'a, H>>, (Grounds, String)> {
     let now = SystemTime::now();
-    let mut sources = vec![Source::fresh(now)];
-    for instance in &request.users {
-        let source = Source::of_user(instance, setting.backup, place, now);
-        sources.push(source.map_err(|failure| {
-            (Grounds::NoSeed, format!("the data of {} cannot be copied: {}", instance.name, failure.detail))
-        })?);
+    let mut sources = vec![Due::Here(Source::fresh(now), &request.nobody)];
+    for Served { instance, whose } in &request.users {
+        sources.push(match whose {
+            Whose::Here(hands) => {
+                Due::Here(Source::of_user(instance, hands, setting.backup, place, now).await?, hands)
+            }
+            Whose::Helper(helper) => Due::Helper(&instance.name, helper),
+        });
     }
     if let Some(file) = &request.seed {
-        let source = Source::of_file(file, place, now);
-        sources.push(source.map_err(|failure| {
-            (Grounds::NoSeed, format!("{} cannot be copied: {}", file.display(), failure.detail))
-        })?);
+        sources.push(Due::Here(Source::of_file(file, place, now)?, &request.nobody));
     }
     Ok(sources)
-}
-
-/// What all rehearsals of one run share.
-struct Stage {
-    section: Section,
-    boxes: Option<Boxes>,
-    program: PathBuf,
-    place: Place,
-    candidate: Found,
-    control: Found,
-    turns: Semaphore,
-    done: AtomicUsize,
-    due: usize,
-    clock: Instant,
-}
-
-impl Stage {
-    /// The rehearsals on one seed: control and candidate, and where both are well, whether there is a way back and what
-    /// happens in between.
-    async fn chain(
-        &self,
-        index: usize,
-        source: &Source,
-        progress: &(dyn Fn(&str) + Sync),
-    ) -> (SeedEvidence, Vec<Trouble>) {
-        let name = &source.seed.name;
-        let hold = if source.file.is_none() { self.section.hold } else { Duration::ZERO };
-        let (mut rehearsals, mut trouble) = (Vec::new(), Vec::new());
-        let mut keep = |result: Result<Rehearsed, Trouble>| match result {
-            Ok(rehearsed) => {
-                let passed = rehearsed.passed();
-                rehearsals.push(rehearsed);
-                passed
-            }
-            Err(why) => {
-                trouble.push(why);
-                false
-            }
-        };
-        let room = |which: &str| self.place.dir().join(format!("{index}-{which}"));
-        let (control, candidate) = tokio::join!(
-            self.rehearse(Rehearsal::Control, source, room("control"), hold, progress),
-            self.rehearse(Rehearsal::Candidate, source, room("candidate"), hold, progress),
-        );
-        let both = [keep(control), keep(candidate)];
-        if both == [true, true] {
-            let (way_back, skew) = tokio::join!(
-                // On what the candidate has left.
-                self.rehearse(Rehearsal::WayBack, source, room("candidate"), Duration::ZERO, progress),
-                self.rehearse(Rehearsal::Skew, source, room("skew"), Duration::ZERO, progress),
-            );
-            keep(way_back);
-            keep(skew);
-        } else {
-            self.done.fetch_add(2, Ordering::Relaxed);
-        }
-        for which in ["control", "candidate", "skew"] {
-            let _ = std::fs::remove_dir_all(room(which));
-        }
-        trouble.iter_mut().for_each(|trouble| trouble.seed = Some(name.clone()));
-        (SeedEvidence { seed: source.seed.clone(), rehearsals }, trouble)
-    }
-
-    async fn rehearse(
-        &self,
-        rehearsal: Rehearsal,
-        source: &Source,
-        room: PathBuf,
-        hold: Duration,
-        progress: &(dyn Fn(&str) + Sync),
-    ) -> Result<Rehearsed, Trouble> {
-        let Ok(_turn) = self.turns.acquire().await else {
-            return Err(trouble(rehearsal, Grounds::Deadline, "the run was ended".to_owned()));
-        };
-        let name = &source.seed.name;
-        if rehearsal != Rehearsal::WayBack {
-            place::furnish(&room).and_then(|()| source.place_in(&room)).map_err(|error| {
-                let grounds = match error.kind() {
-                    std::io::ErrorKind::StorageFull => Grounds::NoSpace,
-                    _ => Grounds::NoSeed,
-                };
-                trouble(rehearsal, grounds, format!("cannot copy the data of {name}: {error}"))
-            })?;
-        }
-        let result = self.drive(rehearsal, source, &room, hold).await;
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        let left = self.due.saturating_sub(done);
-        let still = self.clock.elapsed().mul_f64(left as f64 / done as f64).as_secs();
-        let told = match &result {
-            Ok(rehearsed) => rehearsed
-                .stopped_at()
-                .map_or_else(|| "ok".to_owned(), |at| format!("{} {}", at.step, at.outcome)),
-            Err(why) => format!("{}: {}", why.grounds, why.detail),
-        };
-        progress(&format!("{done}/{} {name}: {rehearsal} {told}; about {still} s left", self.due));
-        result
-    }
-
-    /// Runs the driver, in its box where there is one, and reads its evidence.
-    async fn drive(
-        &self,
-        rehearsal: Rehearsal,
-        source: &Source,
-        room: &Path,
-        hold: Duration,
-    ) -> Result<Rehearsed, Trouble> {
-        let section = &self.section;
-        let found = if rehearsal == Rehearsal::Candidate { &self.candidate } else { &self.control };
-        let boxes = self.boxes.as_ref();
-        let command = |found: &Found| rehearsal::command(boxes, room, &found.prefix, &found.program);
-        let orders = Orders {
-            rehearsal,
-            name: "rehearsal".to_owned(),
-            dir: room.to_path_buf(),
-            // Whoever is not in a box must not be reached from outside.
-            host: if boxes.is_some() { section.host.clone() } else { "127.0.0.1".to_owned() },
-            program: command(found),
-            intruder: command(&self.candidate),
-            patience: Patience {
-                ready: section.ready_timeout,
-                request: section.request_timeout,
-                command: section.command_timeout,
-                stop: section.stop_timeout,
-                hold,
-            },
-        };
-        let fail = |grounds, detail| trouble(rehearsal, grounds, detail);
-        let input = serde_json::to_vec(&orders).map_err(|error| fail(Grounds::NoBox, error.to_string()))?;
-        let mut driver = match boxes {
-            Some(boxes) => {
-                boxes.around_driver(room, &[self.candidate.prefix.clone(), self.control.prefix.clone()])
-            }
-            None => {
-                let mut driver = std::process::Command::new(&self.program);
-                let path = format!("{}:/usr/bin:/bin", room.join("bin").display());
-                driver.env_clear().env("PATH", path).env("HOME", room.join("home"));
-                driver
-            }
-        };
-        driver.arg("gate-driver");
-        let limits =
-            Limits { memory: (section.memory_mib << 20) + 4 * source.seed.bytes, deadline: section.deadline };
-        let output = boxed::run(driver, &input, limits, Grounds::NoBox).await;
-        let output = output.map_err(|stopped| fail(stopped.grounds, stopped.detail))?;
-        serde_json::from_slice(&output.stdout).map_err(|_| {
-            let said = boxed::first_line(&output.stderr);
-            fail(Grounds::NoBox, format!("the rehearsal's box ended with {}: {said}", output.status))
-        })
-    }
-}
-
-fn trouble(rehearsal: Rehearsal, grounds: Grounds, detail: String) -> Trouble {
-    Trouble { grounds, seed: None, rehearsal: Some(rehearsal), detail }
 }

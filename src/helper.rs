@@ -9,6 +9,7 @@ mod as_user;
 mod caller;
 mod child;
 mod connection;
+mod crew;
 mod owner;
 mod verbs;
 
@@ -23,13 +24,15 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 
 use self::caller::Caller;
+pub use self::crew::Crew;
 pub use self::owner::Rightful;
 use self::verbs::Verbs;
 use crate::config::{Config, Source};
 use crate::inventory;
 use crate::outcome::HelperVerb;
 use crate::t3;
-use crate::t3::access::wire::{End, LARGEST_REQUEST, Reply, Request};
+use crate::t3::access::helper::Helper;
+use crate::t3::access::wire::{Builds, End, LARGEST_REQUEST, Reply, Request};
 use crate::t3::access::{Access, Way};
 use crate::t3::keeper::Limits;
 
@@ -40,12 +43,16 @@ use crate::t3::keeper::Limits;
 pub struct Section {
     /// The helper's socket. No default; absent, no socket is used.
     pub socket: Option<PathBuf>,
+    /// The socket on which builds are rehearsed, as in `t3-prober-box.socket`: a unit of its own, because boxes need what
+    /// is forbidden to the helper otherwise. Default none: they are asked for like everything else. Without a helper it
+    /// means nothing.
+    pub box_socket: Option<PathBuf>,
     /// Instead of a socket, the command that starts the helper with privilege; the verb is added. Default none.
     pub command: Vec<String>,
     /// Where the helper keeps administrative sessions, one file per user. Default `/var/lib/t3-prober-helper/keepers`.
     pub keepers: PathBuf,
     /// Which account (name or uid) may ask for which verbs. Root may ask for all. Default `t3-dispatch` for `mint`,
-    /// `t3-prober` for all there are.
+    /// `t3-gate` for `rehearse`, `t3-prober` for all there are.
     pub callers: BTreeMap<String, Vec<HelperVerb>>,
     /// Where t3's command and the Node that runs it are found when the helper acts as a user; no caller has a say in
     /// it. Default `/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`.
@@ -59,10 +66,12 @@ impl Default for Section {
     fn default() -> Self {
         Self {
             socket: None,
+            box_socket: None,
             command: Vec::new(),
             keepers: PathBuf::from("/var/lib/t3-prober-helper/keepers"),
             callers: BTreeMap::from([
                 ("t3-dispatch".to_owned(), vec![HelperVerb::Mint]),
+                ("t3-gate".to_owned(), vec![HelperVerb::Rehearse]),
                 ("t3-prober".to_owned(), HelperVerb::ALL.to_vec()),
             ]),
             path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
@@ -84,6 +93,12 @@ impl Section {
             None if self.command.is_empty() => None,
             None => Some(Way::Command(self.command.clone())),
         }
+    }
+
+    /// Whoever rehearses builds as users; `None` where there is no helper.
+    pub fn rehearser(&self) -> Option<Helper> {
+        let of_its_own = self.box_socket.clone().map(Way::Socket);
+        self.way().map(|way| Helper::new(of_its_own.unwrap_or(way)))
     }
 
     /// Whether anything is done through the helper.
@@ -108,7 +123,12 @@ impl Section {
             let sentence = "there is a socket as well; keep one of the two ways to the helper";
             complaints.push(("command", sentence.to_owned()));
         }
-        for (key, path) in [("socket", self.socket.as_ref()), ("keepers", Some(&self.keepers))] {
+        let paths = [
+            ("socket", self.socket.as_ref()),
+            ("box_socket", self.box_socket.as_ref()),
+            ("keepers", Some(&self.keepers)),
+        ];
+        for (key, path) in paths {
             if let Some(path) = path.filter(|path| path.is_relative()) {
                 let path = path.display();
                 complaints.push((key, format!("'{path}' is not an absolute path; begin it with /")));
@@ -159,6 +179,8 @@ enum VerbArgs {
     Snapshot { user: Option<String> },
     /// Look at every byte of a user's newest snapshot
     Verify { user: Option<String> },
+    /// Run two builds in boxes, as a user, on copies of their data
+    Rehearse { user: Option<String>, candidate: Option<PathBuf>, control: Option<PathBuf> },
 }
 
 /// What was asked for on a command line; without a request in the arguments it is on stdin.
@@ -275,6 +297,16 @@ impl VerbArgs {
             }
             Self::Verify { user } => {
                 (HelperVerb::Verify, user.map(|user| Request::Verify { user, limit: SNAPSHOT }))
+            }
+            Self::Rehearse { user, candidate, control } => {
+                let builds = candidate.zip(control).map(|(candidate, control)| Builds { candidate, control });
+                let request = user.zip(builds).map(|(user, builds)| Request::Rehearse {
+                    user,
+                    builds,
+                    // The helper's own limit is the shorter one.
+                    limit: Duration::MAX,
+                });
+                (HelperVerb::Rehearse, request)
             }
         };
         Asked { verb, request }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Finding;
 
 pub use admission::{Admitted, NotAdmitted, Roster, is_ours_alone};
-pub use watch::{Snapshot, Watch, read_once};
+pub use watch::{Snapshot, Status, Watch, read_once};
 
 /// `[inventory]`: where the provisioner writes who is served.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod history;
 pub mod http;
 pub mod install;
+pub mod job;
 pub mod keeper;
 pub mod launch;
 pub mod owner;

@@ -243,7 +243,14 @@ fn summary(
             .find(decides)
             .map(|finding| {
                 let detail = finding.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
-                format!("{} of {} is {}{detail}", finding.step, finding.seed, finding.outcome)
+                let also = findings.iter().filter(decides).filter(|other| other.seed != finding.seed).count();
+                let also = if also == 0 { String::new() } else { format!(" and {also} more") };
+                let data = if finding.seed.starts_with('<') {
+                    "a fresh database".to_owned()
+                } else {
+                    format!("the data of {}", finding.seed)
+                };
+                format!("{} on {data}{also}: {}{detail}", finding.step, finding.outcome)
             })
             .unwrap_or_default()
     };

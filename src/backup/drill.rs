@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::Connection;
 
@@ -18,6 +19,7 @@ use crate::t3::cli::Cli;
 use crate::t3::guard::Guard;
 use crate::t3::http::{Client, Proof};
 use crate::t3::install::Installs;
+use crate::t3::job::{self, Job};
 use crate::t3::keeper::{Keepers, Limits};
 use crate::t3::launch::Scratch;
 use crate::t3::state::fingerprint::Fingerprint;
@@ -229,31 +231,31 @@ impl Trial {
         let program = boxed::on_path(command).and_then(|program| std::path::absolute(program).ok());
         let program = program.ok_or_else(|| format!("no command '{command}' on the path"))?;
         let ours = std::env::current_exe().map_err(|error| error.to_string())?;
-        let boxes = Boxes::find(&boxing.bwrap, &ours, &boxing.expose)?;
+        let boxes = Boxes::find(boxing, &ours).await?;
         let (dir, prefix) = (&self.dir, boxed::prefix_of(&program));
         ["base", "home", "work", "driver"]
             .iter()
             .try_for_each(|inner| std::fs::create_dir_all(dir.join(inner)))
-            .and_then(|()| boxed::furnish(dir))
+            .and_then(|()| boxed::furnish(dir, (geteuid().as_raw(), getegid().as_raw())))
             .map_err(|error| format!("cannot furnish {}: {error}", dir.display()))?;
         let mut command = boxes.inner(dir, &prefix);
         command.push(program.to_string_lossy().into_owned());
         // No installs lie there: the command is the build, whatever version it is.
         let t3 = t3::Section { command, installs: dir.join("no-installs"), ..self.t3.clone() };
-        let trial = serde_json::to_vec(&Self { t3, ..self.clone() }).map_err(|error| error.to_string())?;
-        let limits = boxed::Limits {
+        let trial = serde_json::to_string(&Self { t3, ..self.clone() }).map_err(|error| error.to_string())?;
+        let limits = job::Limits {
             memory: MEMORY + 4 * self.manifest.bytes,
             deadline: self.start_timeout + self.stop_timeout + 2 * LIMITS.request + 2 * LIMITS.command,
         };
-        let mut driver = boxes.around_driver(dir, &[prefix]);
-        driver.arg(DRIVER);
+        let mut driver = boxes.around_driver(dir, &[&prefix]);
+        driver.push(DRIVER.to_owned());
+        let job = Job { input: trial, ..Job::new(driver, limits, Grounds::NoBox) };
         let broken = |detail: String| {
             Ok(Tried::failed(RestoreStep::Start, Failure::new(Reason::Crashed, format!("the box {detail}"))))
         };
-        match boxed::run(driver, &trial, limits, Grounds::NoBox).await {
-            Ok(output) => serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
-                broken(format!("ended with {}: {}", output.status, boxed::first_line(&output.stderr)))
-            }),
+        match job.carry_out().await {
+            Ok(ran) => serde_json::from_str(&ran.stdout)
+                .unwrap_or_else(|_| broken(format!("ended with {}: {}", ran.status(), ran.complaint))),
             Err(stopped) => broken(format!("was stopped: {}", stopped.detail)),
         }
     }

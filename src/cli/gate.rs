@@ -2,7 +2,7 @@
 //! 3 inconclusive, 4 error, 5 no verdict about the present situation.
 
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::docket::{self, Asked, Standing};
 use crate::gate::Wanted;
 use crate::gate::rehearsal::{self, Orders};
-use crate::outcome::Verdict;
+use crate::outcome::{Elsewhere, Verdict};
 use crate::t3::version::Version;
 use crate::verdict;
 
@@ -21,7 +21,7 @@ const INCONCLUSIVE: u8 = 3;
 const NO_VERDICT: u8 = 5;
 
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("candidate").required(true).args(["version", "bin"])))]
+#[command(group(clap::ArgGroup::new("candidate").required(true).args(["version", "bin", "due"])))]
 pub struct Args {
     /// The version to judge; it is installed aside where it is not installed yet
     version: Option<Version>,
@@ -37,6 +37,9 @@ pub struct Args {
     /// A database to rehearse on, instead of the users'
     #[arg(long, value_name = "FILE", conflicts_with = "users")]
     seed: Option<PathBuf>,
+    /// Judge what `serve` was asked for, and what the followed tag stands for, for a timer; exit 0 whatever is found
+    #[arg(long, conflicts_with_all = ["control", "users", "seed", "json"])]
+    due: bool,
     /// Print the verdict's document
     #[arg(long)]
     json: bool,
@@ -52,7 +55,10 @@ pub struct VerdictArgs {
 }
 
 /// Rehearses, judges, keeps the verdict and says it. Whatever goes wrong here is an error and never a fail.
-pub async fn run(args: Args, config: &Config) -> ExitCode {
+pub async fn run(args: Args, config: &Config, source: &Path) -> ExitCode {
+    if args.due {
+        return said(docket::due::judge(config, source).await.map(|()| ExitCode::SUCCESS));
+    }
     said(judged(args, config).await)
 }
 
@@ -114,12 +120,16 @@ async fn kept(args: &VerdictArgs, config: &Config) -> anyhow::Result<ExitCode> {
     }
     match &standing {
         Standing::Holds(_) => {}
+        Standing::Elsewhere { why: Elsewhere::CannotTell, detail, .. } => {
+            eprintln!("t3-prober: whether this verdict still holds cannot be told: {detail}");
+        }
         Standing::Elsewhere { why, detail, .. } => {
             eprintln!("t3-prober: this verdict does not hold any more: {detail} [{why}]; run the gate again");
         }
         Standing::Missing(detail) => eprintln!("t3-prober: {detail}"),
     }
-    Ok(ExitCode::from(standing.verdict().map_or(NO_VERDICT, code)))
+    let without = if standing.is_unknown() { exit::UNKNOWN } else { NO_VERDICT };
+    Ok(ExitCode::from(standing.verdict().map_or(without, code)))
 }
 
 fn code(verdict: Verdict) -> u8 {

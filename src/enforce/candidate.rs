@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Section;
 use super::command;
 use super::links::Links;
+use crate::backup::Ourselves;
 use crate::config::Config;
 use crate::docket;
 use crate::gate;
@@ -121,8 +122,9 @@ async fn make(section: &gate::Section, room: &Path, version: &Version) -> Result
     };
     let own =
         std::env::current_exe().map_err(|error| failed(format!("cannot find this program: {error}")))?;
-    let prefix = match Boxes::find(&section.bwrap, &own, &section.expose) {
-        Ok(boxes) => gate::candidate::install(version, section, &boxes, room)
+    let ourselves = Ourselves { boxing: section.boxing() };
+    let prefix = match Boxes::find(&section.boxing(), &own).await {
+        Ok(boxes) => gate::candidate::install(version, section, &boxes, room, &ourselves)
             .await
             .map_err(|(_, detail)| failed(detail))?,
         Err(why) if section.require_box => {

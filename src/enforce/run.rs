@@ -378,14 +378,17 @@ impl Run<'_> {
     async fn is_the_one_that_passed(&self, version: &Version, proven: bool) -> Result<(), Stop> {
         let Some(document) = self.document(version).filter(|_| !proven) else { return Ok(()) };
         let program = self.moves.links.build(version).join("bin/t3");
-        let found = crate::gate::candidate::Found::at(&program).await;
-        let found = found.map_err(|detail| Failure::new(Reason::Unreadable, detail))?;
-        if document.candidate.integrity.is_empty() || found.build.integrity == document.candidate.integrity {
+        let unreadable = |error: std::io::Error| {
+            Failure::new(Reason::Unreadable, format!("cannot read {}: {error}", program.display()))
+        };
+        let located = crate::gate::candidate::Located::at(&program).map_err(unreadable)?;
+        let integrity = located.integrity().await.map_err(unreadable)?;
+        if document.candidate.integrity.is_empty() || integrity == document.candidate.integrity {
             return Ok(());
         }
         let detail = format!(
             "the installed t3 {version} is {}, the gate let {} pass; run the gate again",
-            found.build.integrity, document.candidate.integrity
+            integrity, document.candidate.integrity
         );
         Err(Stop::Held(Hold::OtherBuild, detail))
     }

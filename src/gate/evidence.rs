@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Grounds, Outcome, Rehearsal, RehearsalStep, seconds, utc};
 
+/// More than any detail that says something.
+const LONGEST_TEXT: usize = 600;
+
 /// Everything one run of the gate found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -46,6 +49,14 @@ pub struct Trouble {
 pub struct SeedEvidence {
     pub seed: Seed,
     pub rehearsals: Vec<Rehearsed>,
+}
+
+/// What came of the rehearsals on one seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chained {
+    pub seed: SeedEvidence,
+    /// Why not all was done.
+    pub trouble: Vec<Trouble>,
 }
 
 /// One database that is rehearsed on.
@@ -115,6 +126,22 @@ impl SeedEvidence {
 }
 
 impl Rehearsed {
+    /// Its texts come from beside a build, and end up on terminals and pages.
+    pub fn make_plain(&mut self) {
+        let facts = &mut self.facts;
+        let told = [
+            &mut facts.version,
+            &mut facts.exchange,
+            &mut facts.ticket,
+            &mut facts.cookie,
+            &mut facts.cookie_on_loopback,
+        ];
+        let details = self.steps.iter_mut().map(|step| &mut step.detail);
+        for text in details.chain(told).flatten() {
+            *text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect();
+        }
+    }
+
     pub fn passed(&self) -> bool {
         self.is_complete() && self.steps.iter().all(|step| step.outcome.is_ok())
     }

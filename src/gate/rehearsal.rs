@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -79,6 +80,9 @@ pub fn command(
 /// Does what the orders say. An error is about the rehearsal's own directory, never about the build.
 pub async fn run(orders: Orders) -> std::io::Result<Rehearsed> {
     let clock = Instant::now();
+    for program in [&orders.program, &orders.intruder].into_iter().filter_map(|words| words.last()) {
+        may_be_run(program)?;
+    }
     let scratch = Scratch::within(&orders.dir, &orders.name)?;
     let build = t3::Section {
         command: orders.program.clone(),
@@ -335,6 +339,17 @@ impl<'a> Work<'a> {
         self.steps.sort_by_key(|evidence| plan.iter().position(|step| *step == evidence.step));
         Rehearsed { rehearsal: self.orders.rehearsal, duration, steps: self.steps, facts: self.facts }
     }
+}
+
+/// A build that its runner may not even read has not failed.
+fn may_be_run(program: &str) -> std::io::Result<()> {
+    let allowed = nix::unistd::access(program, AccessFlags::R_OK | AccessFlags::X_OK);
+    allowed.map_err(|errno| {
+        let us = nix::unistd::geteuid();
+        std::io::Error::other(format!(
+            "uid {us} may not run {program} ({errno}); put it where everybody may read it"
+        ))
+    })
 }
 
 async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {

@@ -1,21 +1,22 @@
 //! The databases that are rehearsed on: nothing at all, each user's newest verified backup or else a fresh copy, or a
 //! file. Never a live one.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::evidence::Seed;
+use super::hands::{Account, Hands};
 use super::place::Place;
-use crate::backup::{self, Tree};
-use crate::outcome::{Failure, Reason};
+use crate::backup::{self, Copied, Copying, Tree};
+use crate::outcome::{Failure, Grounds, Reason};
 use crate::t3::Instance;
-use crate::t3::state::Level;
 use crate::t3::state::reader;
 
 /// The name of the seed that is no database.
 pub const FRESH: &str = "<fresh>";
 /// How long copying a user's database may take.
-const COPY_LIMIT: Duration = Duration::from_secs(300);
+pub const COPY_LIMIT: Duration = Duration::from_secs(300);
 
 /// A seed, and the file it is copied from; a fresh one has none.
 #[derive(Clone, Debug)]
@@ -38,60 +39,85 @@ impl Source {
     }
 
     /// A database that somebody names; it is copied first, because nobody says that it is at rest.
-    pub fn of_file(file: &Path, place: &Place, now: SystemTime) -> Result<Self, Failure> {
+    pub fn of_file(file: &Path, place: &Place, now: SystemTime) -> Result<Self, (Grounds, String)> {
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-        Self::copied(file, place, name, None, now)
+        let cannot = |failure: Failure| cannot_copy(&file.display(), &failure);
+        let into = place.file_for(Account::ours()).map_err(|error| cannot(unusable(&error)))?;
+        let copied = backup::copy(file, &into, COPY_LIMIT).map_err(cannot)?;
+        Self::copied(into, &copied, name, None, now).map_err(cannot)
     }
 
-    /// A user's newest verified backup, else a copy of what they have now.
-    pub fn of_user(
+    /// A user's newest verified backup, else a copy of what they have now, made by their own hands.
+    pub async fn of_user(
         instance: &Instance,
+        hands: &impl Hands,
         section: &backup::Section,
         place: &Place,
         now: SystemTime,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, (Grounds, String)> {
         let user = &instance.name;
-        let Some(snapshot) = Tree::new(section, user).newest_verified()? else {
-            let name = user.clone();
-            return Self::copied(&instance.database(), place, name.clone(), Some(name), now);
+        let source = async {
+            if let Some(snapshot) = Tree::new(section, user).newest_verified()? {
+                return Self::of_snapshot(user, snapshot);
+            }
+            let into = place.file_for(Account::of(hands)).map_err(|error| unusable(&error))?;
+            let free = place.free().map_err(|error| unusable(&error))?;
+            let copied =
+                hands.copy(instance, Copying { into: into.clone(), free, limit: COPY_LIMIT }).await?;
+            // From here on it is nobody's but ours.
+            super::place::give(&into, Account::ours()).map_err(|error| unusable(&error))?;
+            Self::copied(into, &copied, user.clone(), Some(user.clone()), now)
         };
+        source.await.map_err(|failure| cannot_copy(&format!("the data of {user}"), &failure))
+    }
+
+    fn of_snapshot(user: &str, snapshot: backup::Snapshot) -> Result<Self, Failure> {
         let unknown = || {
             Failure::new(Reason::Unreadable, format!("the manifest of {} is gone", snapshot.file.display()))
         };
         let manifest = snapshot.manifest.as_ref().ok_or_else(unknown)?;
         let seed = Seed {
-            name: user.clone(),
-            user: Some(user.clone()),
+            name: user.to_owned(),
+            user: Some(user.to_owned()),
             level: Some(manifest.level.level.0),
             bytes: manifest.bytes,
             taken_at: manifest.taken_at,
             is_backup: true,
         };
-        Ok(Self { seed, file: Some(snapshot.file.clone()) })
+        Ok(Self { seed, file: Some(snapshot.file) })
     }
 
     fn copied(
-        database: &Path,
-        place: &Place,
+        file: PathBuf,
+        copied: &Copied,
         name: String,
         user: Option<String>,
         now: SystemTime,
     ) -> Result<Self, Failure> {
-        let file = place.dir().join(format!("seed-{:016x}.sqlite", rand::random::<u64>()));
-        let copied = backup::copy(database, &file, COPY_LIMIT)?;
-        let level: Level = copied.level;
         // A page that cannot be read would be found by the control, after a minute, as something else.
         reader::ask(&file, |connection| {
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
         })?;
         let bytes = std::fs::metadata(&file).map(|metadata| metadata.len()).unwrap_or_default();
-        let seed = Seed { name, user, level: Some(level.level.0), bytes, taken_at: now, is_backup: false };
+        let level = Some(copied.level.level.0);
+        let seed = Seed { name, user, level, bytes, taken_at: now, is_backup: false };
         Ok(Self { seed, file: Some(file) })
     }
 
     /// Puts a copy where a build looks for it. A clone where the file system can, so it costs nothing.
     pub fn place_in(&self, room: &Path) -> std::io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        std::fs::copy(file, room.join("base/userdata/state.sqlite")).map(|_| ())
+        let copy = room.join("base/userdata/state.sqlite");
+        std::fs::copy(file, &copy)?;
+        std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o600))
     }
+}
+
+fn unusable(error: &std::io::Error) -> Failure {
+    Failure::new(Reason::Unreadable, format!("no place for it: {error}"))
+}
+
+fn cannot_copy(what: &impl std::fmt::Display, failure: &Failure) -> (Grounds, String) {
+    let grounds = if failure.reason == Reason::NoSpace { Grounds::NoSpace } else { Grounds::NoSeed };
+    (grounds, format!("{what} cannot be copied: {}", failure.detail))
 }

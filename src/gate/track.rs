@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::outcome::Verdict;
 use crate::t3::version::Version;
@@ -12,18 +12,20 @@ use crate::t3::version::Version;
 /// However often a build could not be judged: after this long it is tried again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(24 * 3600);
 
-/// `[gate.track]`: following a dist-tag.
+/// `[gate.track]`: following a dist-tag. Where there is a `[helper]`, `serve` may neither make boxes nor reach a registry:
+/// `t3-prober gate --due` follows it then, by `t3-prober-gate.timer`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Section {
-    /// The tag whose builds `serve` rehearses in the background. No default; absent, none is followed.
+    /// The tag whose builds are rehearsed in the background. No default; absent, none is followed. What users get is
+    /// `[enforce] track`'s to say: the same tag here has the verdict ready before the enforcer asks.
     pub tag: Option<String>,
     /// The command that prints the version which `{tag}` stands for. Default: npm's view.
     pub command: Vec<String>,
     /// How long the command may take. Default 1m.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// How often it is asked. Default 10m.
+    /// How often it is asked, where `serve` does. Default 10m.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
     /// No more builds than this are rehearsed by themselves within `per`. Default 5.
@@ -71,7 +73,7 @@ impl Section {
 }
 
 /// How often builds were rehearsed by themselves; the clock is given to it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pace {
     begun: VecDeque<SystemTime>,
     /// How often a build could not be judged, and until when it rests.

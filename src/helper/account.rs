@@ -12,7 +12,7 @@ use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
 /// An account to become.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Account {
     pub name: String,
     pub uid: u32,

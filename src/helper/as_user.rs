@@ -2,6 +2,7 @@
 //! in its process group or far from it, is killed. What it answers comes from the user's side and is not trusted.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +38,9 @@ pub struct Children {
 
 /// One user, as whom children act.
 pub struct AsUser<'a> {
-    admitted: &'a Admitted,
+    account: Account,
+    home: PathBuf,
+    instance: Instance,
     t3: &'a t3::Section,
     /// Where programs are found, whoever called us: a path from the caller would choose what runs as the user.
     path: &'a str,
@@ -101,41 +104,63 @@ impl Drop for Running<'_> {
 }
 
 impl<'a> AsUser<'a> {
-    pub fn new(admitted: &'a Admitted, config: &'a Config, children: &'a Children) -> Self {
-        Self { admitted, t3: &config.t3, path: &config.helper.path, children, cpu: Mutex::default() }
+    pub fn new(admitted: &Admitted, config: &'a Config, children: &'a Children) -> Self {
+        let account = Account { name: admitted.user.to_string(), uid: admitted.uid, gid: admitted.gid };
+        let instance = Instance {
+            name: account.name.clone(),
+            port: admitted.port.get(),
+            base_dir: admitted.base_dir.clone(),
+            uid: account.uid,
+        };
+        Self::of(account, admitted.home.clone(), instance, config, children)
+    }
+
+    /// An account without data, for what is nobody's.
+    pub fn nobody(account: Account, config: &'a Config, children: &'a Children) -> Self {
+        let nowhere = PathBuf::from("/nonexistent");
+        let instance =
+            Instance { name: account.name.clone(), port: 0, base_dir: nowhere.clone(), uid: account.uid };
+        Self::of(account, nowhere, instance, config, children)
+    }
+
+    fn of(
+        account: Account,
+        home: PathBuf,
+        instance: Instance,
+        config: &'a Config,
+        children: &'a Children,
+    ) -> Self {
+        let (t3, path) = (&config.t3, config.helper.path.as_str());
+        Self { account, home, instance, t3, path, children, cpu: Mutex::default() }
     }
 
     /// The user's instance; its listener must be theirs.
     pub fn instance(&self) -> Instance {
-        Instance {
-            name: self.admitted.user.to_string(),
-            port: self.admitted.port.get(),
-            base_dir: self.admitted.base_dir.clone(),
-            uid: self.admitted.uid,
-        }
+        self.instance.clone()
+    }
+
+    pub fn account(&self) -> (u32, u32) {
+        (self.account.uid, self.account.gid)
+    }
+
+    /// Kills whatever ended children have left running.
+    pub async fn sweep(&self) {
+        self.children.sweep().await;
     }
 
     /// Has a child do it as the user.
     pub async fn perform(&self, task: Task, limit: Duration) -> Result<Value, NotDone> {
-        let errand = Errand {
-            account: Account {
-                name: self.admitted.user.to_string(),
-                uid: self.admitted.uid,
-                gid: self.admitted.gid,
-            },
-            instance: self.instance(),
-            t3: self.t3.clone(),
-            task,
-        };
+        let errand =
+            Errand { account: self.account.clone(), instance: self.instance(), t3: self.t3.clone(), task };
         let cannot = |error: &dyn std::fmt::Display| {
-            Failure::new(Reason::Helper, format!("cannot act as {}: {error}", self.admitted.user))
+            Failure::new(Reason::Helper, format!("cannot act as {}: {error}", self.account.name))
         };
         let errand = serde_json::to_vec(&errand).map_err(|error| cannot(&error))?;
         let answer = match timeout(limit, self.converse(&errand)).await {
             Ok(answer) => answer.map_err(|error| cannot(&error))?,
             Err(_) => {
                 let limit = humantime::format_duration(limit);
-                let what = format!("what was done as {} still ran after {limit}, killed", self.admitted.user);
+                let what = format!("what was done as {} still ran after {limit}, killed", self.account.name);
                 return Err(Failure::new(Reason::Timeout, what).into());
             }
         };
@@ -151,7 +176,7 @@ impl<'a> AsUser<'a> {
     }
 
     async fn converse(&self, errand: &[u8]) -> std::io::Result<Vec<u8>> {
-        let user = self.admitted.user.as_str();
+        let user = self.account.name.as_str();
         let mut child = Command::new("/proc/self/exe");
         child
             .arg0("t3-prober")
@@ -159,7 +184,7 @@ impl<'a> AsUser<'a> {
             .current_dir("/")
             .process_group(0)
             .kill_on_drop(true);
-        child.env_clear().env("PATH", self.path).env("HOME", &self.admitted.home).env("LANG", "C.UTF-8");
+        child.env_clear().env("PATH", self.path).env("HOME", &self.home).env("LANG", "C.UTF-8");
         child.env("USER", user).env("LOGNAME", user);
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = child.spawn()?;

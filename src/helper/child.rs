@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,6 +20,7 @@ use crate::t3::boxed::Boxing;
 use crate::t3::cli::Verb;
 use crate::t3::guard::{Commands, Guard};
 use crate::t3::http::Client;
+use crate::t3::job::Job;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::trace::TraceContext;
 use crate::t3::version::Version;
@@ -45,6 +49,8 @@ pub enum Task {
     Copy(Copying),
     /// A trial of a restored copy, in a box where one can be made.
     TryOut(Box<Trying>, Boxing),
+    /// A command of the gate, mostly a box.
+    Run(Box<Job>),
 }
 
 pub fn run() -> ExitCode {
@@ -105,8 +111,20 @@ impl Task {
             }
             Self::Copy(order) => answer(&order.carry_out(instance)?),
             Self::TryOut(order, boxing) => answer(&order.as_ref().clone().carry_out(boxing).await),
+            Self::Run(job) => {
+                die_with_our_parent()?;
+                answer(&job.carry_out().await)
+            }
         }
     }
+}
+
+/// A box ends with whoever made it, and that is us; the kernel forgets this wish when a process becomes somebody else.
+fn die_with_our_parent() -> Result<(), Failure> {
+    let before = getppid();
+    let wished = prctl::set_pdeathsig(Signal::SIGKILL);
+    wished.map_err(|errno| Failure::new(Reason::Helper, format!("cannot end with the helper: {errno}")))?;
+    if getppid() == before { Ok(()) } else { Err(Failure::new(Reason::Helper, "the helper has ended")) }
 }
 
 fn answer(value: &impl Serialize) -> Result<Value, NotDone> {

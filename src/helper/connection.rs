@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::caller::Caller;
 use super::verbs::Verbs;
 use crate::config::Config;
+use crate::outcome::HelperVerb;
 use crate::t3::access::wire::{LARGEST_REQUEST, Reply, Request};
 
 /// Longer than the callers keep a connection that they do not use.
@@ -30,6 +31,11 @@ pub async fn serve(config: &Config) -> Result<ExitCode, String> {
     let verbs = Verbs::new(config, caller)?;
     while let Some(line) = next(&mut socket).await {
         let reply = match serde_json::from_slice::<Request>(&line) {
+            // Nobody waits for a rehearsal whose gate was killed, and its boxes end with it.
+            Ok(request) if request.verb() == HelperVerb::Rehearse => tokio::select! {
+                reply = verbs.answer(&request) => reply,
+                () = gone(&mut socket) => break,
+            },
             Ok(request) => verbs.answer(&request).await,
             // The line itself is not repeated: it may hold anything.
             Err(_) if line.ends_with(b"\n") => Reply::refused("that is no request"),
@@ -41,6 +47,13 @@ pub async fn serve(config: &Config) -> Result<ExitCode, String> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the caller has gone; one that has something more to say waits.
+async fn gone(socket: &mut BufReader<UnixStream>) {
+    if !matches!(socket.fill_buf().await, Ok([]) | Err(_)) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The next line; `None` where the caller has gone or says nothing more.

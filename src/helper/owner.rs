@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::account::Account;
 use super::as_user::{AsUser, Children, plain};
 use super::child::Task;
 use crate::backup::restore::Present;
 use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
 use crate::config::Config;
+use crate::gate::hands as gate;
 use crate::inventory::{Admitted, Roster};
 use crate::outcome::{Failure, NotDone, Reason};
 use crate::t3::Instance;
+use crate::t3::job::{Job, Ran, Stopped};
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::version::Version;
 
@@ -28,8 +31,7 @@ const LOGIN: Duration = Duration::from_secs(240);
 /// A user, and the children that act as them.
 pub struct Owner<'a> {
     config: &'a Config,
-    admitted: &'a Admitted,
-    children: &'a Children,
+    as_user: AsUser<'a>,
 }
 
 /// Whoever has the right to one user's data: we, where it is ours, else the owner.
@@ -39,14 +41,18 @@ pub enum Rightful<'a> {
 }
 
 impl<'a> Owner<'a> {
-    pub fn new(config: &'a Config, admitted: &'a Admitted, children: &'a Children) -> Self {
-        Self { config, admitted, children }
+    pub fn new(config: &'a Config, admitted: &Admitted, children: &'a Children) -> Self {
+        Self { config, as_user: AsUser::new(admitted, config, children) }
+    }
+
+    /// Whoever has nothing, for what is nobody's data.
+    pub fn nobody(config: &'a Config, account: Account, children: &'a Children) -> Self {
+        Self { config, as_user: AsUser::nobody(account, config, children) }
     }
 
     async fn perform<T: DeserializeOwned>(&self, task: Task, limit: Duration) -> Result<T, Failure> {
-        let as_user = AsUser::new(self.admitted, self.config, self.children);
-        let done = as_user.perform(task, limit).await;
-        self.children.sweep().await;
+        let done = self.as_user.perform(task, limit).await;
+        self.as_user.sweep().await;
         let value = done.map_err(|why| match why {
             NotDone::Failed(failure) => failure,
             NotDone::Skipped { detail, .. } => Failure::new(Reason::Helper, detail),
@@ -58,7 +64,7 @@ impl<'a> Owner<'a> {
 
 impl Hands for Owner<'_> {
     fn account(&self) -> Option<(u32, u32)> {
-        Some((self.admitted.uid, self.admitted.gid))
+        Some(self.as_user.account())
     }
 
     async fn copy(&self, _instance: &Instance, order: Copying) -> Result<Copied, Failure> {
@@ -89,6 +95,14 @@ impl Hands for Owner<'_> {
             failure.detail = plain(&failure.detail);
         }
         Ok(tried)
+    }
+}
+
+impl gate::Hands for Owner<'_> {
+    async fn run(&self, job: Job) -> Result<Ran, Stopped> {
+        let (limit, grounds) = (job.limits.deadline + GRACE, job.grounds);
+        let ran: Result<Result<Ran, Stopped>, Failure> = self.perform(Task::Run(Box::new(job)), limit).await;
+        ran.unwrap_or_else(|failure| Err(Stopped { grounds, detail: failure.detail }))
     }
 }
 

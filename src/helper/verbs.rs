@@ -13,10 +13,11 @@ use super::child::Task;
 use super::owner::Owner;
 use crate::backup::Duty;
 use crate::config::Config;
+use crate::gate::{self, Setting};
 use crate::inventory::{Admitted, NotAdmitted, Roster};
-use crate::outcome::{BackupAct, Failure, NotDone, Reason, Skip};
+use crate::outcome::{BackupAct, Failure, HelperVerb, NotDone, Reason, Skip};
 use crate::t3::Instance;
-use crate::t3::access::wire::{End, EnvPort, Inspections, Reply, Request};
+use crate::t3::access::wire::{Builds, End, EnvPort, Inspections, Reply, Request};
 use crate::t3::cli::Verb;
 use crate::t3::http::Client;
 use crate::t3::keeper::{Keepers, Limits};
@@ -54,7 +55,12 @@ impl<'a> Verbs<'a> {
     /// Does what is asked, within the request's own limit and ours; leaves nothing running.
     pub async fn answer(&self, request: &Request) -> Reply {
         let started = Instant::now();
-        let limit = request.limit().min(self.config.helper.longest);
+        let longest = match request.verb() {
+            // Builds take their time; the gate's own limits say how long.
+            HelperVerb::Rehearse => self.config.gate.longest_chain(),
+            _ => self.config.helper.longest,
+        };
+        let limit = request.limit().min(longest);
         let reply = match timeout(limit, self.carry_out(request)).await {
             Ok(Ok((end, cpu))) => Reply { end: end.into(), cpu },
             Ok(Err(Refused(what))) => Reply::refused(what),
@@ -108,6 +114,9 @@ impl<'a> Verbs<'a> {
             Request::Verify { user, .. } => {
                 Ok((self.snapshot(&roster.admit(user)?, BackupAct::Verify).await, Vec::new()))
             }
+            Request::Rehearse { user, builds, .. } => {
+                Ok((self.rehearse(&roster.admit(user)?, builds).await, Vec::new()))
+            }
             Request::Port { user } => {
                 let port = roster.env_port(user)?.get();
                 Ok((value(&EnvPort { port }), Vec::new()))
@@ -156,6 +165,19 @@ impl<'a> Verbs<'a> {
             None => value(&run),
             Some(failure) => Err(Failure::new(failure.reason, failure.detail).into()),
         }
+    }
+
+    /// Whatever keeps it from being done is part of the answer: it is the gate's trouble, and no failure of a build.
+    async fn rehearse(&self, admitted: &Admitted, builds: &Builds) -> Result<Value, NotDone> {
+        let (config, hands) = (self.config, Owner::new(self.config, admitted, &self.children));
+        let instance = AsUser::new(admitted, config, &self.children).instance();
+        let setting = Setting {
+            gate: &config.gate,
+            t3: &config.t3,
+            backup: &config.backup,
+            state_dir: &config.state_dir,
+        };
+        value(&gate::on_one(&instance, &hands, builds, &setting).await)
     }
 
     async fn inspect(&self, admitted: &Admitted, limit: Duration) -> Result<Inspection, NotDone> {

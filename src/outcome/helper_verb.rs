@@ -23,5 +23,7 @@ words! {
         Snapshot = "snapshot",
         /// Look at every byte of a user's newest snapshot.
         Verify = "verify",
+        /// Run two builds of t3 in boxes, as a user, on copies of their data.
+        Rehearse = "rehearse",
     }
 }

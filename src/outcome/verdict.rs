@@ -220,5 +220,7 @@ words! {
         LevelDiffers = "level_differs",
         /// A user's copy is too old.
         SeedOld = "seed_old",
+        /// Whether it is about everybody cannot be told, because it is not known who is served.
+        CannotTell = "cannot_tell",
     }
 }

@@ -1,30 +1,30 @@
 //! Builds judged in the background, one at a time and last in line for the machine: those that somebody asked for, and
-//! those that a followed tag brings. Never beside an upgrade or a restore: these move the ground that the gate stands on.
+//! those that a followed tag brings. With a helper we have no right to boxes, and `gate --due` judges what we hand it.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
 use super::verdicts::Known;
 use crate::config::Config;
-use crate::docket::Line;
-use crate::enforce;
+use crate::docket::{Line, aside, tray};
 use crate::gate::track::Pace;
 use crate::metrics::Metrics;
 use crate::outcome::Verdict;
-use crate::t3::boxed::{first_line, on_path};
 use crate::t3::version::Version;
 use crate::verdict;
 
-/// How often the lock of upgrades and restores is looked at.
+/// How often it is looked at what was handed over.
 const LOOK: Duration = Duration::from_secs(1);
+/// What a tag was found to stand for is read this often, where others find it out.
+const GLANCE: Duration = Duration::from_secs(10);
+/// A gate takes minutes, and may wait for an upgrade before that.
+const UNHEARD: Duration = Duration::from_secs(3600);
 /// Verdicts that are looked at for the limit; no sensible one is higher.
 const MOST: usize = 50;
 /// A verdict that the gate has written is known by then.
@@ -71,8 +71,16 @@ impl Gating {
         let mut said = None;
         loop {
             let config = self.config.borrow().clone();
-            if let Some(tag) = &config.gate.track.tag {
-                let Some(found) = stop.run_until_cancelled(resolve(&config, tag)).await else { return };
+            let mut every = config.gate.track.every;
+            if config.helper.is_configured() {
+                let known = tray::remembered(&config.state_dir);
+                let followed = known.filter(|known| config.gate.track.tag.as_ref() == Some(&known.tag));
+                *lock(&self.tracked) = followed.map(|known| (known.tag, known.version));
+                every = every.min(GLANCE);
+            } else if let Some(tag) = &config.gate.track.tag {
+                let Some(found) = stop.run_until_cancelled(aside::resolve(&config, tag)).await else {
+                    return;
+                };
                 match found {
                     Ok(version) => {
                         said = None;
@@ -93,7 +101,7 @@ impl Gating {
             } else {
                 *lock(&self.tracked) = None;
             }
-            if stop.run_until_cancelled(sleep(config.gate.track.every)).await.is_none() {
+            if stop.run_until_cancelled(sleep(every)).await.is_none() {
                 return;
             }
         }
@@ -117,56 +125,14 @@ impl Gating {
         }
     }
 
-    /// Runs the gate, and waits before it and gives it up where something else changes the host; `false`: once more.
+    /// `false`: once more.
     async fn run(&self, version: &Version) -> bool {
         let config = self.config.borrow().clone();
-        while enforce::lock::is_busy(&config.state_dir) {
-            sleep(LOOK).await;
+        if config.helper.is_configured() {
+            hand_over(&config, version).await;
+            return true;
         }
-        let mut gate = match self.start(version) {
-            Ok(gate) => gate,
-            Err(error) => {
-                tracing::error!(%error, %version, "the gate cannot be started");
-                return true;
-            }
-        };
-        loop {
-            match timeout(LOOK, gate.wait()).await {
-                Ok(Ok(status)) => {
-                    tracing::info!(%version, code = status.code(), "the gate has ended");
-                    return true;
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, %version, "the gate cannot be waited for");
-                    return true;
-                }
-                Err(_) if enforce::lock::is_busy(&config.state_dir) => {
-                    tracing::info!(%version, "an upgrade or a restore begins; the gate is given up and comes again");
-                    // Its boxes die with it.
-                    let _ = gate.kill().await;
-                    return false;
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// A process of its own, so that it can come after everything else: users' work, and the probes.
-    fn start(&self, version: &Version) -> std::io::Result<Child> {
-        let mut words: Vec<String> = Vec::new();
-        let last = [&["nice", "-n", "19"][..], &["ionice", "-c", "3"]];
-        for wrapper in last.into_iter().filter(|wrapper| on_path(wrapper[0]).is_some()) {
-            words.extend(wrapper.iter().map(|word| (*word).to_owned()));
-        }
-        words.push(std::env::current_exe()?.to_string_lossy().into_owned());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        if self.source.exists() {
-            command.arg("--config").arg(&self.source);
-        }
-        command.args(["gate", "--json"]).arg(version.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        command.spawn()
+        aside::judge(&config, &self.source, version).await
     }
 
     /// The verdict that the run has left, once it is known.
@@ -196,24 +162,22 @@ impl Gating {
     }
 }
 
-/// Runs the configured command and reads the version it prints.
-async fn resolve(config: &Config, tag: &str) -> Result<Version, String> {
-    let section = &config.gate.track;
-    let words: Vec<_> = section.command.iter().map(|word| word.replace("{tag}", tag)).collect();
-    let (program, arguments) = words.split_first().ok_or("no command is configured")?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut command = Command::new(program);
-    // It has the network, so it gets nothing else; npm wants a place for its cache.
-    command.args(arguments).env_clear().env("PATH", path).env("HOME", config.state_dir.join("gate"));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(section.timeout, command.output()).await;
-    let limit = humantime::format_duration(section.timeout);
-    let output = output.map_err(|_| format!("{program} did not end within {limit}"))?;
-    let output = output.map_err(|error| format!("{program} cannot be started: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{program} ended with {}: {}", output.status, first_line(&output.stderr)));
+/// Has it judged by whoever may make boxes, and waits until that is done.
+async fn hand_over(config: &Config, version: &Version) {
+    if let Err(error) = tray::ask(&config.state_dir, version) {
+        tracing::error!(%error, %version, "the build cannot be handed to the gate");
+        return;
     }
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
-    last.parse().map_err(|error| format!("{program} prints no version: {error}"))
+    let patience = Instant::now() + UNHEARD;
+    let mut is_said = false;
+    while tray::has(&config.state_dir, version) {
+        if !is_said && Instant::now() >= patience {
+            is_said = true;
+            tracing::warn!(
+                %version,
+                "the build still waits to be judged by `t3-prober gate --due`; is t3-prober-gate.path enabled"
+            );
+        }
+        sleep(LOOK).await;
+    }
 }

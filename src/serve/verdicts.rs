@@ -14,7 +14,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::docket::{self, Candidate};
 use crate::history::{Event, EventFilter, History};
-use crate::inventory::Watch;
+use crate::inventory::{Status, Watch};
 use crate::metrics::{Judged, Metrics, Refused};
 use crate::outcome::{EventKind, Outcome, Rehearsal, Verdict};
 use crate::verdict::{self, Document};
@@ -140,6 +140,13 @@ impl Verdicts {
         let snapshot = self.inventory.snapshot();
         let targets = snapshot.inventory.targets().iter().map(|target| target.user.as_str().to_owned());
         let users: Vec<_> = targets.map(|user| (user.clone(), levels.get(&user).copied())).collect();
+        // An inventory that cannot be read now was read once; one that never was names nobody.
+        let users = match &snapshot.status {
+            Status { loaded_at: None, error, .. } => {
+                Err(error.clone().unwrap_or_else(|| "not read yet".to_owned()))
+            }
+            _ => Ok(users),
+        };
         let mut candidates = Vec::new();
         for document in documents {
             let present =

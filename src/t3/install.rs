@@ -126,7 +126,7 @@ fn resolve(program: &[String]) -> Result<PathBuf, Failure> {
 }
 
 /// The version in the package that the command belongs to: npm links `bin/t3` into the package.
-fn packaged(command: &Path) -> Option<Version> {
+pub fn packaged(command: &Path) -> Option<Version> {
     #[derive(Deserialize)]
     struct Package {
         name: String,

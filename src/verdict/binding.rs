@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Document;
 use crate::gate::evidence::Seed;
-use crate::outcome::{Elsewhere, utc};
+use crate::outcome::{Elsewhere, Verdict, utc};
 
 /// A copy older than this says nothing about a user's data of today.
 const SEED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -43,8 +43,9 @@ pub struct Present {
     pub now: SystemTime,
     pub program: String,
     pub config: String,
-    /// Everybody who is served, and the level of their database where it can be read.
-    pub users: Vec<(String, Option<u32>)>,
+    /// Everybody who is served, and the level of their database where it can be read; the error says why it is not known
+    /// who they are.
+    pub users: Result<Vec<(String, Option<u32>)>, String>,
     /// The integrity of the installed build of this version, where there is one.
     pub installed: Option<String>,
 }
@@ -77,7 +78,14 @@ impl Document {
                 format!("the installed build is {installed}, the rehearsed one {}", self.candidate.integrity),
             ));
         }
-        present.users.iter().find_map(|(user, level)| self.uncovered(user, *level, present.now))
+        if !matches!(self.verdict, Verdict::Pass | Verdict::Fail) {
+            // It says that nothing is known of the build, and whose data that was found on does not matter.
+            return None;
+        }
+        match &present.users {
+            Ok(users) => users.iter().find_map(|(user, level)| self.uncovered(user, *level, present.now)),
+            Err(why) => Some((Elsewhere::CannotTell, format!("it cannot be told who is served: {why}"))),
+        }
     }
 
     /// Whether its time is over.

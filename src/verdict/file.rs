@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Document, FORMAT};
@@ -26,7 +26,7 @@ pub fn store(state_dir: &Path, document: &Document) -> io::Result<PathBuf> {
     let path = path(state_dir, &document.candidate.version)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the candidate has no version"))?;
     let dir = state_dir.join("verdicts");
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&dir)?;
+    open(state_dir, &dir)?;
     sweep(&dir)?;
     let beside = dir.join(format!(".{:016x}.new", rand::random::<u64>()));
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside)?;
@@ -35,6 +35,19 @@ pub fn store(state_dir: &Path, document: &Document) -> io::Result<PathBuf> {
     fs::rename(&beside, &path)?;
     fs::File::open(&dir)?.sync_all()?;
     Ok(path)
+}
+
+/// Whoever runs the gate first, the directory belongs to whoever has the state: both write verdicts.
+fn open(state_dir: &Path, dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    let owner = fs::metadata(state_dir)?;
+    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
+        std::os::unix::fs::chown(dir, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 /// Reads the verdict about a version.

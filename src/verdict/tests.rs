@@ -101,7 +101,7 @@ fn present() -> Present {
         now: now(),
         program: "0.1.0".to_owned(),
         config: "sha256:c".to_owned(),
-        users: vec![("ann".to_owned(), Some(30))],
+        users: Ok(vec![("ann".to_owned(), Some(30))]),
         installed: None,
     }
 }
@@ -243,7 +243,7 @@ fn a_failure_names_the_user_whose_data_breaks_the_build() {
     assert_eq!(found.verdict, Verdict::Fail);
     assert_eq!(
         found.summary,
-        "t3 0.0.26 fails where t3 0.0.24 does not: session of cid is failed(auth_store)"
+        "t3 0.0.26 fails where t3 0.0.24 does not: session on the data of cid: failed(auth_store)"
     );
 }
 
@@ -288,33 +288,49 @@ fn differences_are_told_in_words_once_and_make_the_soak_long() {
 #[test]
 fn a_verdict_is_about_its_own_situation_only() {
     let document = of(vec![seed("<fresh>", GOOD), seed("ann", GOOD)]);
-    let elsewhere = |change: fn(&mut Present)| {
+    let elsewhere = |change: &dyn Fn(&mut Present)| {
         let mut present = present();
         change(&mut present);
         document.elsewhere(&present).map(|(word, _)| word)
     };
-    assert_eq!(elsewhere(|_| ()), None);
-    assert_eq!(elsewhere(|present| present.now += 7 * DAY), Some(Elsewhere::Expired));
-    assert_eq!(elsewhere(|present| present.program = "0.2.0".to_owned()), Some(Elsewhere::OtherProgram));
-    assert_eq!(elsewhere(|present| present.config = "sha256:d".to_owned()), Some(Elsewhere::OtherConfig));
+    assert_eq!(elsewhere(&|_| ()), None);
+    assert_eq!(elsewhere(&|present| present.now += 7 * DAY), Some(Elsewhere::Expired));
+    assert_eq!(elsewhere(&|present| present.program = "0.2.0".to_owned()), Some(Elsewhere::OtherProgram));
+    assert_eq!(elsewhere(&|present| present.config = "sha256:d".to_owned()), Some(Elsewhere::OtherConfig));
     assert_eq!(
-        elsewhere(|present| present.installed = Some("sha256:e".to_owned())),
+        elsewhere(&|present| present.installed = Some("sha256:e".to_owned())),
         Some(Elsewhere::OtherBuild)
     );
     assert_eq!(
-        elsewhere(|present| present.users.push(("bob".to_owned(), None))),
+        elsewhere(&|present| present.users.as_mut().expect("users").push(("bob".to_owned(), None))),
         Some(Elsewhere::NotCovered)
     );
-    assert_eq!(elsewhere(|present| present.users[0].1 = Some(32)), Some(Elsewhere::LevelDiffers));
+    let level = |level| move |present: &mut Present| present.users.as_mut().expect("users")[0].1 = level;
+    assert_eq!(elsewhere(&level(Some(32))), Some(Elsewhere::LevelDiffers));
+    assert_eq!(elsewhere(&level(None)), None, "a level that cannot be read differs from none");
     assert_eq!(
-        elsewhere(|present| present.users[0].1 = None),
-        None,
-        "a level that cannot be read differs from none"
+        elsewhere(&|present| present.users = Err("no such file".to_owned())),
+        Some(Elsewhere::CannotTell),
+        "nobody known is not nobody left out"
     );
     let mut long = document.clone();
     long.expires_at = now() + 30 * DAY;
     let later = Present { now: now() + 7 * DAY, ..present() };
     assert_eq!(long.elsewhere(&later).map(|(word, _)| word), Some(Elsewhere::SeedOld));
+}
+
+#[test]
+fn what_is_no_judgement_of_a_build_does_not_depend_on_whose_data_it_was_made_with() {
+    for seeds in [Vec::new(), vec![seed("ann", [At(Session), At(Session), Missing, Missing])]] {
+        let document = of(seeds);
+        assert_eq!(document.verdict, Verdict::Inconclusive);
+        let more = Ok(vec![("ann".to_owned(), Some(32)), ("bob".to_owned(), None)]);
+        for users in [more, Err("no such file".to_owned())] {
+            assert_eq!(document.elsewhere(&Present { users, ..present() }), None);
+        }
+        let changed = Present { config: "sha256:d".to_owned(), ..present() };
+        assert_eq!(document.elsewhere(&changed).map(|(word, _)| word), Some(Elsewhere::OtherConfig));
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("pins", &["t3", "inventory", "outcome"]),
     ("backup", &["t3", "inventory", "outcome"]),
     ("credential", &["inventory", "outcome"]),
-    ("helper", &["config", "t3", "inventory", "outcome", "probe", "backup", "pins"]),
+    ("helper", &["config", "t3", "inventory", "outcome", "probe", "backup", "pins", "gate"]),
     ("gate", &["t3", "inventory", "outcome", "probe", "backup", "pins"]),
     ("verdict", &["outcome", "gate::evidence"]),
     ("rollout", &["outcome", "gate::evidence"]),

@@ -128,7 +128,10 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
         "{said}"
     );
     let (code, said) = demo.run("gate 0.0.34-nightly.2");
-    assert!(code == Some(1) && said.contains("exchange of <fresh> is failed(no_cookie)"), "{said}");
+    assert!(
+        code == Some(1) && said.contains("exchange on a fresh database and 3 more: failed(no_cookie)"),
+        "{said}"
+    );
     demo.until_page_says("The last refusal: <strong>0.0.34-nightly.2</strong>");
 
     let (code, help) = demo.run(".t3 --help");

@@ -3,6 +3,7 @@
 mod deploy;
 mod privilege;
 mod refusals;
+mod rehearse;
 mod snapshots;
 mod trouble;
 
@@ -21,7 +22,7 @@ struct World {
     host: Host,
 }
 
-const ALL: &str = "mint revoke labelled inspect port snapshot verify";
+const ALL: &str = "mint revoke labelled inspect port snapshot verify rehearse";
 
 impl World {
     /// `None` where root is left out.

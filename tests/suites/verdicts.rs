@@ -182,10 +182,7 @@ fn a_followed_tag_has_its_builds_judged_by_themselves_but_not_beside_an_upgrade(
         "[gate.track]\ntag = \"nightly\"\ncommand = [{view:?}, \"{{tag}}\"]\nevery = \"1s\"\nmost = 1\n"
     );
     let world = world.configured(&track);
-    let upgrade = world.path("state/enforce");
-    std::fs::create_dir_all(&upgrade).expect("a directory");
-    let lock = std::fs::File::create(upgrade.join("lock")).expect("a lock");
-    let held = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).expect("held");
+    let held = upgrade(&world);
 
     let serving = world.serve();
     serving.until_ok("ann", "handshake", true);
@@ -207,6 +204,92 @@ fn a_followed_tag_has_its_builds_judged_by_themselves_but_not_beside_an_upgrade(
     let (_, list) = ask(&serving, "/api/v1/verdicts");
     assert_eq!(list["verdicts"].as_array().map(Vec::len), Some(1), "{list}");
     assert_eq!((&list["running"], &list["waiting"]), (&Value::Null, &Value::Array(Vec::new())), "{list}");
+}
+
+#[test]
+fn a_gate_in_the_background_is_given_up_when_an_upgrade_begins_and_comes_again_after_it() {
+    // Long enough to be seen at work.
+    let world = World::with(&[("ann", "0.0.26")]).configured(&gate("").replace("100ms", "4s"));
+    world.install("0.0.33");
+    let serving = world.serve();
+    serving.until_ok("ann", "handshake", true);
+    assert_eq!(serving.post("/api/v1/verdicts", r#"{"version": "0.0.33"}"#).status, 202);
+    let builds = || {
+        let place = world.path("state/gate").display().to_string();
+        let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let lines = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+        lines.filter(|line| line.contains(&place)).count()
+    };
+    wait_for("a rehearsal", || (builds() > 0).then_some(()));
+    let held = upgrade(&world);
+    wait_for("the gate to be given up with its boxes", || (builds() == 0).then_some(()));
+    serving.until_metric("t3_verdict_gate_running", |running| running == 1.0);
+    let (_, list) = ask(&serving, "/api/v1/verdicts");
+    assert_eq!(
+        (&list["running"], &list["verdicts"]),
+        (&Value::from("0.0.33"), &Value::Array(Vec::new())),
+        "{list}"
+    );
+    drop(held);
+    let (status, judged) = ask(&serving, "/api/v1/verdicts/0.0.33?wait=60s");
+    assert_eq!((status, &judged["standing"]), (200, &Value::from("pass")), "{judged}");
+}
+
+#[test]
+fn a_service_that_may_make_no_boxes_hands_builds_to_the_units_that_may() {
+    let world = World::empty();
+    for version in ["0.0.26", "0.0.33"] {
+        world.install(version);
+    }
+    replace(&world.path("view"), "#!/bin/sh\necho 0.0.24\n");
+    std::fs::set_permissions(world.path("view"), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let (socket, view) = (world.path("none.sock"), world.path("view"));
+    let world = world.configured(&format!(
+        "{}[helper]\nsocket = {socket:?}\n[gate.track]\ntag = \"nightly\"\ncommand = [{view:?}, \"{{tag}}\"]\n",
+        gate("")
+    ));
+    world.install("0.0.24");
+    let serving = world.serve();
+    assert_eq!(serving.post("/api/v1/verdicts", r#"{"version": "0.0.33"}"#).status, 202);
+    let asked = world.path("state/docket/asked/0.0.33");
+    wait_for("the build to be handed over", || asked.exists().then_some(()));
+    serving.until_metric("t3_verdict_gate_running", |running| running == 1.0);
+    assert!(!world.path("state/gate").exists(), "the service runs a gate of its own");
+
+    // As t3-prober-gate.path and t3-prober-gate.timer have it run.
+    let due = || world.command(&["gate", "--due"]).output().expect("the program");
+    let output = due();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(!asked.exists());
+    for version in ["0.0.33", "0.0.24"] {
+        let (status, judged) = ask(&serving, &format!("/api/v1/verdicts/{version}?wait=20s"));
+        assert_eq!((status, &judged["standing"]), (200, &Value::from("pass")), "{judged}");
+    }
+    serving.until_metric("t3_version_info{place=\"tracked\",version=\"0.0.24\"}", |value| value == 1.0);
+    serving.until_metric("t3_verdict_gate_running", |running| running == 0.0);
+    let stamp = || {
+        std::fs::metadata(world.path("state/verdicts/0.0.24.json")).expect("it").modified().expect("a time")
+    };
+    let before = stamp();
+    assert_eq!(due().status.code(), Some(0));
+    assert_eq!(stamp(), before, "what is judged is not judged again");
+
+    replace(&world.path("view"), "#!/bin/sh\necho offline >&2; exit 1\n");
+    std::fs::set_permissions(world.path("view"), std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let output = due();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(4) && said.contains("'nightly'") && said.contains("offline"),
+        "{said}"
+    );
+}
+
+/// The lock that upgrades and restores hold.
+fn upgrade(world: &World) -> Flock<std::fs::File> {
+    let dir = world.path("state/enforce");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let lock = std::fs::File::create(dir.join("lock")).expect("a lock");
+    Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).expect("held")
 }
 
 /// As long as three pulses of ann take.

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_rusqlite::rusqlite::Connection;
 
+use super::root::setting;
+
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_t3-prober");
 /// What may take a moment on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,7 +48,7 @@ pub struct Host {
     callers: Vec<(String, String)>,
     /// Further lines of the configuration.
     pub extra: String,
-    server: Option<Helper>,
+    helpers: Vec<Helper>,
 }
 
 /// An accept loop that does what systemd does with `Accept=yes` and `StandardInput=socket`.
@@ -170,7 +172,7 @@ impl Host {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
         let program = public_program(dir.path());
         let (entries, mapped, callers) = (Vec::new(), Vec::new(), Vec::new());
-        Self { dir, program, entries, mapped, callers, extra: String::new(), server: None }
+        Self { dir, program, entries, mapped, callers, extra: String::new(), helpers: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -255,8 +257,22 @@ impl Host {
 
     /// Starts the socket; each connection is one process of the helper.
     pub fn start_helper(&mut self) {
-        let config = self.configure();
-        let path = self.path("helper.sock");
+        self.configure();
+        self.listen("helper.sock", "t3-prober-helper@.service");
+    }
+
+    /// The same for the unit in which builds are rehearsed.
+    pub fn start_boxes(&mut self) {
+        self.extra = format!("box_socket = {:?}\n{}", self.path("box.sock"), self.extra);
+        self.configure();
+        self.listen("box.sock", "t3-prober-box@.service");
+    }
+
+    fn listen(&mut self, socket: &str, unit: &str) {
+        let (config, path) = (self.path("config.toml"), self.path(socket));
+        let left = setting(unit, "CapabilityBoundingSet").expect("a bounding set").to_lowercase();
+        let left: String =
+            left.split(' ').map(|name| format!(",+{}", name.trim_start_matches("cap_"))).collect();
         let listener = UnixListener::bind(&path).expect("bind");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("mode");
         listener.set_nonblocking(true).expect("nonblocking");
@@ -271,7 +287,7 @@ impl Host {
                 };
                 // With no more than the unit leaves to it.
                 let mut helper = Command::new("setpriv");
-                helper.args(["--no-new-privs", "--bounding-set=-all,+setuid,+setgid,+kill", "--"]);
+                helper.args(["--no-new-privs", &format!("--bounding-set=-all{left}"), "--"]);
                 helper.arg(&program).args(["helper", "connection", "--config"]).arg(&config);
                 helper.env("SECRET_OF_THE_HELPER", "hunter2");
                 helper.stdin(OwnedFd::from(connection)).stdout(Stdio::null()).stderr(Stdio::null());
@@ -282,7 +298,7 @@ impl Host {
                 let _ = helper.wait();
             }
         });
-        self.server = Some(Helper { stop, thread: Some(thread) });
+        self.helpers.push(Helper { stop, thread: Some(thread) });
     }
 
     /// Asks over the socket as that account, on one connection; one answer per request.
@@ -292,9 +308,13 @@ impl Host {
     }
 
     pub fn ask_lines(&self, caller: &Account, lines: &[String]) -> Vec<Value> {
+        self.ask_on("helper.sock", caller, lines)
+    }
+
+    fn ask_on(&self, socket: &str, caller: &Account, lines: &[String]) -> Vec<Value> {
         const CLIENT: &str = "use IO::Socket::UNIX; $| = 1; $SIG{PIPE} = q(IGNORE); $s = IO::Socket::UNIX->new(Peer => shift) or die qq(connect: $!\\n); while (<STDIN>) { print $s $_; $s->flush; $a = <$s>; defined $a or last; print $a }";
         let mut client = caller.command("perl");
-        client.args(["-e", CLIENT, text(&self.path("helper.sock"))]);
+        client.args(["-e", CLIENT, text(&self.path(socket))]);
         let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("setpriv runs");
         let mut stdin = client.stdin.take().expect("stdin");
         for line in lines {
@@ -308,6 +328,11 @@ impl Host {
 
     pub fn ask_one(&self, caller: &Account, request: &Value) -> Value {
         self.ask(caller, std::slice::from_ref(request)).pop().expect("an answer")
+    }
+
+    /// Asks for a rehearsal.
+    pub fn ask_boxes(&self, caller: &Account, request: &Value) -> Value {
+        self.ask_on("box.sock", caller, &[request.to_string()]).pop().expect("an answer")
     }
 
     /// Runs a command as that account on a machine whose /etc holds our configuration and these sudoers lines.
@@ -339,7 +364,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(mut helper) = self.server.take() {
+        for mut helper in self.helpers.drain(..) {
             helper.stop.store(true, Ordering::Relaxed);
             let _ = helper.thread.take().map(std::thread::JoinHandle::join);
         }

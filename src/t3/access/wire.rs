@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,20 @@ pub enum Request {
         user: String,
         limit: Duration,
     },
+    Rehearse {
+        user: String,
+        builds: Builds,
+        limit: Duration,
+    },
+}
+
+/// The programs that are compared. They run in boxes, so whoever may ask may name any; how wide a box is, and whose data
+/// is in it, is the helper's own knowledge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Builds {
+    pub candidate: PathBuf,
+    pub control: PathBuf,
 }
 
 /// What the helper answers. Its `Debug` shows no value, which may be a credential.
@@ -113,6 +128,7 @@ impl Request {
             Self::Port { .. } => HelperVerb::Port,
             Self::Snapshot { .. } => HelperVerb::Snapshot,
             Self::Verify { .. } => HelperVerb::Verify,
+            Self::Rehearse { .. } => HelperVerb::Rehearse,
         }
     }
 
@@ -124,7 +140,8 @@ impl Request {
             | Self::Labelled { user, .. }
             | Self::Port { user }
             | Self::Snapshot { user, .. }
-            | Self::Verify { user, .. } => Some(user),
+            | Self::Verify { user, .. }
+            | Self::Rehearse { user, .. } => Some(user),
             Self::Inspect { user, .. } => user.as_deref(),
         }
     }
@@ -135,7 +152,10 @@ impl Request {
             Self::Mint { limits, .. } | Self::Revoke { limits, .. } | Self::Labelled { limits, .. } => {
                 limits.whole()
             }
-            Self::Inspect { limit, .. } | Self::Snapshot { limit, .. } | Self::Verify { limit, .. } => *limit,
+            Self::Inspect { limit, .. }
+            | Self::Snapshot { limit, .. }
+            | Self::Verify { limit, .. }
+            | Self::Rehearse { limit, .. } => *limit,
             Self::Port { .. } => Duration::from_secs(2),
         }
     }

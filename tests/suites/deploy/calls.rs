@@ -116,7 +116,7 @@ fn the_units_forbid_no_call_that_serve_and_the_dispatch_make() {
 
 #[test]
 fn every_unit_in_which_secrets_are_sent_may_ask_the_kernel_whose_a_port_is() {
-    for name in ["t3-prober", "t3-dispatch", "t3-prober-helper@", "t3-prober-gate@", "t3-prober-backup"] {
+    for name in ["t3-prober", "t3-dispatch", "t3-prober-helper@", "t3-prober-box@", "t3-prober-backup"] {
         let families = setting(&format!("{name}.service"), "RestrictAddressFamilies").expect("families");
         assert!(families.split(' ').any(|family| family == "AF_NETLINK"), "{name}: {families}");
     }

@@ -45,7 +45,9 @@ fn everything_belongs_to_whom_it_should_and_nobody_else_can_write_it() {
     root.install();
     let (prober, group) = root.account("t3-prober");
     let (dispatch, _) = root.account("t3-dispatch");
-    assert!(prober != 0 && dispatch != 0 && prober != dispatch);
+    let (judge, judges) = root.account("t3-gate");
+    assert!(prober != 0 && dispatch != 0 && judge != 0);
+    assert!(prober != dispatch && judge != prober && judge != dispatch);
     for (path, uid, gid, mode) in [
         ("/usr/bin/t3-prober", 0, 0, 0o755),
         ("/usr/share/doc/t3-prober/sudoers", 0, 0, 0o440),
@@ -53,7 +55,9 @@ fn everything_belongs_to_whom_it_should_and_nobody_else_can_write_it() {
         ("/etc/t3-prober/config.toml", 0, 0, 0o644),
         ("/var/lib/t3-prober", prober, group, 0o2710),
         ("/var/lib/t3-prober/spool", prober, group, 0o3770),
-        ("/var/lib/t3-prober/verdicts", 0, 0, 0o755),
+        ("/var/lib/t3-prober/verdicts", judge, group, 0o755),
+        ("/var/lib/t3-prober/docket/asked", prober, group, 0o2770),
+        ("/var/lib/t3-prober-gate", 0, judges, 0o1771),
         ("/var/lib/t3-prober/enforce", 0, 0, 0o755),
         ("/var/lib/t3-prober-helper", 0, 0, 0o700),
         ("/var/backups/t3", 0, 0, 0o755),

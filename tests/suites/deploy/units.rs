@@ -2,11 +2,11 @@
 //! program's, and what they leave to it is enough.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::free_port::free_port;
-use crate::support::gate::Gate;
 use crate::support::host::{Account, Host, http, text, until};
 use crate::support::root::{Root, setting, source, unit};
 use crate::support::tools;
@@ -65,6 +65,8 @@ fn the_exposure_of_what_faces_users_and_builds_is_small() {
         ("t3-prober.service", "20"),
         ("t3-dispatch.service", "20"),
         ("t3-prober-gate@.service", "30"),
+        ("t3-prober-gate.service", "30"),
+        ("t3-prober-box@.service", "30"),
         ("t3-prober-backup.service", "30"),
         ("t3-prober-helper@.service", "40"),
     ] {
@@ -201,7 +203,10 @@ fn the_door_to_the_helper_is_open_to_the_two_units_that_knock_and_to_nobody_else
             .is_some_and(|groups| groups.split(' ').any(|group| group == "t3-helper"))
     };
     let knocking: Vec<_> = names().into_iter().filter(has_group).collect();
-    assert_eq!(knocking, ["t3-dispatch.service", "t3-prober.service"]);
+    let gates = ["t3-prober-gate.service", "t3-prober-gate@.service"];
+    assert_eq!(knocking, [&["t3-dispatch.service"][..], &gates, &["t3-prober.service"]].concat());
+    assert_eq!(setting("t3-prober-box.socket", "SocketGroup").as_deref(), Some("t3-helper"));
+    assert_eq!(setting("t3-prober-box.socket", "SocketMode").as_deref(), Some("0660"));
 }
 
 /// A command behind the wall of a unit, as far as that can be had without systemd: the capabilities that it leaves, and
@@ -221,11 +226,64 @@ fn what_the_units_leave_to_the_gate_is_enough_to_judge_a_build_in_its_boxes() {
     if !tools::root() || tools::find("bwrap").is_none() {
         return;
     }
-    let gate = Gate::new();
-    let mut judged = behind_the_wall("t3-prober-gate@.service", &gate.command(&["gate", "0.0.33"]));
-    let output = judged.output().expect("setpriv runs");
-    // Without a box there is no pass.
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mut host = Host::new();
+    let control = host.install("0.0.26", &[]);
+    host.install("0.0.33", &[]);
+    let (mut ann, judge) = (host.user(), host.caller("rehearse"));
+    ann.serve(&control);
+    let place = host.path("place");
+    given_to(&host.path("state"), &judge);
+    fs::create_dir(&place).expect("a directory");
+    std::os::unix::fs::chown(&place, None, Some(judge.gid)).expect("a group");
+    fs::set_permissions(&place, fs::Permissions::from_mode(mode_of("/var/lib/t3-prober-gate")))
+        .expect("a mode");
+    host.extra = format!(
+        "[gate]\ndir = {place:?}\nexpose = [{:?}]\ncontrol = \"0.0.26\"\nhold = \"100ms\"\nkeep_free_mib = 1\n",
+        host.program.parent().expect("a directory")
+    );
+    host.start_helper();
+    // With no more than that unit leaves, too.
+    host.start_boxes();
+    for (unit, arguments) in
+        [("t3-prober-gate@.service", &["gate", "0.0.33"][..]), ("t3-prober-gate.service", &["gate", "--due"])]
+    {
+        let status = under(unit, &judge, &host, arguments).wait().expect("an end");
+        // Without a box there is no pass.
+        assert_eq!(status.code(), Some(0), "{unit}");
+    }
+    let kept = fs::read_to_string(host.path("state/verdicts/0.0.33.json")).expect("the verdict");
+    let document: serde_json::Value = serde_json::from_str(&kept).expect("json");
+    assert_eq!(document["bound_to"]["users"][0]["user"], serde_json::json!(ann.name), "{document}");
+}
+
+/// The mode that a directory is made with.
+fn mode_of(directory: &str) -> u32 {
+    let made = fs::read_to_string(source("deploy/tmpfiles.d/t3-prober.conf")).expect("the directories");
+    let line = made.lines().find(|line| line.split_whitespace().nth(1) == Some(directory)).expect(directory);
+    u32::from_str_radix(line.split_whitespace().nth(2).expect("a mode"), 8).expect("octal")
+}
+
+#[test]
+fn what_is_asked_for_by_the_service_is_where_the_path_unit_looks() {
+    let place = setting("t3-prober-gate.path", "DirectoryNotEmpty").expect("a directory");
+    assert_eq!(place, "/var/lib/t3-prober/docket/asked");
+    assert_eq!(mode_of(&place), 0o2770);
+    // Without a capability nobody can give a user their copy, and with the rest of them root could look into a home.
+    assert_eq!(
+        setting("t3-prober-box@.service", "CapabilityBoundingSet").as_deref(),
+        Some("CAP_SETUID CAP_SETGID CAP_KILL CAP_CHOWN")
+    );
+    // Data or the network, never both.
+    assert_eq!(setting("t3-prober-box@.service", "PrivateNetwork").as_deref(), Some("yes"));
+    for unit in ["t3-prober-gate@.service", "t3-prober-gate.service"] {
+        assert_eq!(setting(unit, "ProtectHome").as_deref(), Some("yes"), "{unit}");
+    }
+    // A covered part of /proc, and no user could make a box.
+    for unit in ["t3-prober-box@.service", "t3-prober-gate@.service", "t3-prober-gate.service"] {
+        for key in ["ProtectKernelTunables", "ProtectKernelLogs", "ProcSubset", "InaccessiblePaths"] {
+            assert_eq!(setting(unit, key), None, "{unit}");
+        }
+    }
 }
 
 #[test]

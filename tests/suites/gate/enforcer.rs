@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::support::gate::Gate;
 use crate::support::sim::PROGRAM;
 
 const README: &str = include_str!("../../../README.md");
@@ -60,4 +61,24 @@ fn nothing_but_a_judged_build_ends_with_0_or_1() {
     let config = config.to_str().expect("text");
     assert_eq!(code(&["--config", config, "gate", "0.0.26"]), Some(4));
     assert_eq!(code(&["--config", config, "verdict", "0.0.26"]), Some(5));
+}
+
+#[test]
+fn a_pass_is_not_believed_while_it_cannot_be_told_who_is_served() {
+    let gate = Gate::new();
+    assert_eq!(gate.judge(&["0.0.26"]).code, Some(0));
+    let mut verdict = gate.command(&["verdict", "0.0.26"]);
+    std::fs::remove_file(gate.path("dispatch.json")).expect("removed");
+    let output = verdict.output().expect("the program runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("cannot be told who is served"), "{said}");
+}
+
+#[test]
+fn a_gate_that_could_not_run_stays_an_error_however_many_users_there_are() {
+    let mut gate = Gate::new().set("keep_free_mib", "1099511627776");
+    gate.user("ann");
+    assert_eq!(gate.judge(&["0.0.26"]).code, Some(4));
+    assert_eq!(gate.run(&["verdict", "0.0.26"]).status.code(), Some(4));
 }

@@ -30,9 +30,19 @@ fn names_that_are_not_mapped_users_are_refused_by_every_verb() {
         let limit = json!({ "secs": 5, "nanos": 0 });
         let snapshot = json!({ "verb": "snapshot", "user": name, "limit": limit });
         let verify = json!({ "verb": "verify", "user": name, "limit": limit });
-        for request in
-            [mint(name), labelled(name), revoke(name, "x"), inspect(Some(name)), port, snapshot, verify]
-        {
+        let builds = json!({ "candidate": "/bin/true", "control": "/bin/true" });
+        let rehearse = json!({ "verb": "rehearse", "user": name, "builds": builds, "limit": limit });
+        let requests = [
+            mint(name),
+            labelled(name),
+            revoke(name, "x"),
+            inspect(Some(name)),
+            port,
+            snapshot,
+            verify,
+            rehearse,
+        ];
+        for request in requests {
             refused(&world.ask(&request), why);
         }
     }
