@@ -1,4 +1,4 @@
-//! Data that go missing: every alert is tried on a past in which a series that it reads has ended, or has a hole.
+//! Data that go missing, and users who are away: every alert is tried on a past in which a series that it reads has ended, or has a hole.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -90,6 +90,22 @@ fn every_alert_is_tried_while_data_are_missing() {
         .map(|rule| rule.alert.as_str())
         .collect();
     assert_eq!(untried, BTreeSet::new());
+}
+
+#[test]
+fn every_alert_about_a_user_asks_whether_they_are_paused() {
+    let all = rules::all();
+    let of_users: Vec<_> = all
+        .iter()
+        .filter(|rule| rule.is_alert() && rule.annotations["description"].contains("$labels.user"))
+        .collect();
+    assert!(of_users.len() > 25, "only {} alerts are about a user", of_users.len());
+    let loud: Vec<String> = of_users
+        .iter()
+        .filter(|rule| !read_by(rule, &all).contains("t3_user_paused"))
+        .map(|rule| rule.place())
+        .collect();
+    assert_eq!(loud, Vec::<String>::new());
 }
 
 #[test]
