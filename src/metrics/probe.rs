@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::book::metrics;
 use super::labels::labels;
 use super::series::{ByLabels, ByUser, Number, Seconds, unix_seconds};
-use crate::outcome::{Ended, Kind, Outcome, Reason, Run, Skip, Step};
+use crate::outcome::{Ended, Kind, Outcome, Reason, Run, Skip, Step, Trigger};
 
 labels! {
     pub struct OfKind {
@@ -112,6 +112,7 @@ impl Probe {
         let (user, kind) = (run.user.as_str(), run.kind);
         let ended_at = unix_seconds(run.started + run.duration);
         let outcome = run.outcome().ended();
+        let has_story = self.has_story(run);
         self.runs.with(user, OfKindAndOutcome { kind, outcome }, |runs| {
             runs.inc();
         });
@@ -132,7 +133,25 @@ impl Probe {
             });
         }
         self.record_decision(run);
-        self.record_steps(run);
+        self.record_steps(run, has_story);
+    }
+
+    /// Whether an exemplar of this run leads somewhere: of probes that end alike, one after the other, the history keeps
+    /// the first.
+    fn has_story(&self, run: &Run) -> bool {
+        let of_kind = OfKind { kind: run.kind };
+        let mut before = None;
+        self.ok.each(&run.user, |labels, ok| {
+            if *labels == of_kind {
+                before = Some(if ok.get() == 1 { Ended::Ok } else { Ended::Failed });
+            }
+        });
+        self.skipped.each(&run.user, |labels, skipped| {
+            if *labels == of_kind && skipped.get() == 1 {
+                before = Some(Ended::Skipped);
+            }
+        });
+        run.kind == Kind::Handshake || run.trigger == Trigger::Demand || before != Some(run.outcome().ended())
     }
 
     /// Which step decided the probe and why. The one that decided the probe before is set to 0 and not removed: an
@@ -172,8 +191,9 @@ impl Probe {
         }
     }
 
-    fn record_steps(&self, run: &Run) {
-        let trace_id = (!run.trace_id.is_empty()).then(|| Arc::<str>::from(run.trace_id.as_str()));
+    fn record_steps(&self, run: &Run, has_story: bool) {
+        let trace_id =
+            (has_story && !run.trace_id.is_empty()).then(|| Arc::<str>::from(run.trace_id.as_str()));
         let mut ended_at = run.started;
         for &crate::outcome::StepResult { step, outcome, duration, .. } in &run.steps {
             ended_at += duration;
