@@ -23,6 +23,7 @@ mod report;
 mod rollout;
 mod run;
 mod standing;
+mod witness;
 
 pub use run::run;
 pub use standing::Seen;

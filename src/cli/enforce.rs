@@ -1,6 +1,7 @@
 //! `enforce`: bring a build to everybody, or everybody back. The exit code is the answer: 0 done or nothing to do,
 //! 1 rolled back, 3 held, 4 error, 6 the rollback failed.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,9 +37,9 @@ pub async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
     let Args { to, drain, wait, except, forward_fix, dry_run } = args;
     let request = Request { to, drain, wait, except, forward_fix, dry_run };
     let config_file = config_file.exists().then_some(config_file);
-    let report = enforce::run(&request, config, config_file, &|line| println!("{line}")).await;
+    let report = enforce::run(&request, config, config_file, &say).await;
     let word = report.hold.map_or_else(|| report.end.to_string(), |hold| format!("{}: {hold}", report.end));
-    println!("{} [{word}]", report.detail);
+    say(&format!("{} [{word}]", report.detail));
     match report.end {
         End::RollbackFailed => tracing::error!(
             detail = report.detail,
@@ -49,4 +50,9 @@ pub async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
         End::Done | End::NothingToDo => {}
     }
     ExitCode::from(report.end.code())
+}
+
+/// A rollback does not end half-way because nobody reads any more what it says.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

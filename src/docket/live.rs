@@ -33,10 +33,7 @@ pub async fn asked(config: &Config, version: &Version) -> anyhow::Result<Judgeme
     if config.rollout.prometheus.is_some() {
         return Ok(by_prometheus(config, version).await);
     }
-    let mut address: SocketAddr = config.operator.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
+    let address = address(config);
     let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build()?;
     let answer = client.get(format!("http://{address}/api/v1/rollout/{version}")).send().await;
     let answer = answer
@@ -47,6 +44,15 @@ pub async fn asked(config: &Config, version: &Version) -> anyhow::Result<Judgeme
         "the service at {address} answers {status}; run this as root, as the service's account, or as one of [operator] trusted_uids"
     );
     answer.json().await.with_context(|| format!("the service at {address} does not answer as one"))
+}
+
+/// Where the service of this host is asked.
+pub fn address(config: &Config) -> SocketAddr {
+    let mut address: SocketAddr = config.operator.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    address
 }
 
 async fn by_prometheus(config: &Config, version: &Version) -> Judgement {

@@ -35,7 +35,9 @@ pub enum Opinion {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     pub user: String,
-    pub step: Step,
+    /// Where the enforcer's own probe failed; absent where others' logins are the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
     /// The word of the reason.
     pub reason: String,
     pub detail: String,
@@ -73,7 +75,7 @@ impl Why {
         let step = run.decided_by();
         Self {
             user: run.user.clone(),
-            step: step.map_or(Step::Reach, |step| step.step),
+            step: Some(step.map_or(Step::Reach, |step| step.step)),
             reason: run.outcome().reason().unwrap_or_default().to_owned(),
             detail: step.and_then(|step| step.detail.clone()).unwrap_or_default(),
         }
@@ -82,7 +84,10 @@ impl Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} fails at {}: {} [{}]", self.user, self.step, self.detail, self.reason)
+        match self.step {
+            Some(step) => write!(f, "{} fails at {step}: {} [{}]", self.user, self.detail, self.reason),
+            None => write!(f, "{} [{}]", self.detail, self.reason),
+        }
     }
 }
 

@@ -52,11 +52,15 @@ impl Freeze {
         }
     }
 
-    /// Freezes because of a build that broke, and remembers the build.
+    /// Freezes because of a build that broke, and remembers the build. What froze before, an operator's words perhaps,
+    /// stays.
     pub fn after(&self, version: &Version, why: &str, at: SystemTime) -> io::Result<()> {
-        let when = humantime::format_rfc3339_seconds(at);
-        fs::write(&self.file, format!("{version} was rolled back at {when}: {why}\n"))?;
-        fs::File::open(&self.file)?.sync_all()?;
+        if self.reason().is_none() {
+            let (when, beside) = (humantime::format_rfc3339_seconds(at), self.file.with_extension("new"));
+            fs::write(&beside, format!("{version} was rolled back at {when}: {why}\n"))?;
+            fs::File::open(&beside)?.sync_all()?;
+            fs::rename(&beside, &self.file)?;
+        }
         let mut broken = self.broken();
         broken.insert(version.to_string(), Broke { at, why: why.to_owned() });
         write(&self.broken, &broken)
@@ -91,6 +95,18 @@ mod tests {
         assert_eq!(freeze.reason(), None);
         assert_eq!(freeze.broke(&version).as_deref(), Some("ann fails at exchange"));
         assert_eq!(freeze.broke(&Version::new(0, 0, 26)), None);
+        freeze.after(&version, "again", SystemTime::UNIX_EPOCH).expect("written");
+        assert!(freeze.reason().is_some_and(|reason| reason.ends_with("again")), "it freezes a second time");
+    }
+
+    #[test]
+    fn an_operators_own_freeze_is_not_written_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let freeze = Freeze::new(dir.path());
+        fs::write(freeze.file(), "until the conference is over\n").expect("written");
+        freeze.after(&Version::new(0, 0, 33), "ann fails", SystemTime::UNIX_EPOCH).expect("written");
+        assert_eq!(freeze.reason().as_deref(), Some("until the conference is over"));
+        assert!(freeze.broke(&Version::new(0, 0, 33)).is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::canary::{Opinion, Watch, Why};
+use super::witness::Witness;
 use crate::config::Config;
 use crate::dispatch::Keys;
 use crate::inventory::Target;
@@ -74,6 +75,11 @@ impl Prover {
         })
     }
 
+    /// For how long an instance on a new build may answer and be broken: as long as somebody else would take to notice.
+    pub fn pulse_interval(&self) -> Duration {
+        self.pulse_interval
+    }
+
     /// What a user's instance says it runs, and how its pulse went.
     pub async fn look(&self, target: &Target) -> (Option<Version>, Run) {
         let Some(known) = self.known.get(target.user.as_str()) else {
@@ -131,10 +137,17 @@ impl Prover {
         }
     }
 
-    /// Waits until somebody has logged in to a freshly started instance of this version.
-    pub async fn log_in(&self, target: &Target, version: &Version, limit: Duration) -> Result<(), Why> {
+    /// Waits until somebody has logged in to a freshly started instance of this version. `confirmed` is for how long it
+    /// may answer and be broken.
+    pub async fn log_in(
+        &self,
+        target: &Target,
+        version: &Version,
+        limit: Duration,
+        confirmed: Duration,
+    ) -> Result<(), Why> {
         let deadline = Instant::now() + limit;
-        let mut failures = 0;
+        let (mut failures, mut broken_since) = (0, None);
         loop {
             let (_, pulse) = self.look(target).await;
             let run =
@@ -149,20 +162,44 @@ impl Prover {
                         "the instance runs {runs}, its link names {version}: its start command does not go through the link"
                     );
                     let user = target.user.to_string();
-                    return Err(Why { user, step: Step::Version, reason: OTHER_VERSION.to_owned(), detail });
+                    return Err(Why {
+                        user,
+                        step: Some(Step::Version),
+                        reason: OTHER_VERSION.to_owned(),
+                        detail,
+                    });
                 }
-                Outcome::Failed(_) if run.kind != Kind::Pulse => failures += 1,
-                Outcome::Failed(_) | Outcome::Skipped(_) => failures = 0,
+                Outcome::Failed(_) if run.kind != Kind::Pulse => {
+                    failures += 1;
+                    broken_since = None;
+                }
+                // It starts, or starts anew.
+                Outcome::Failed(Reason::Refused | Reason::Timeout | Reason::Closed) | Outcome::Skipped(_) => {
+                    (failures, broken_since) = (0, None);
+                }
+                Outcome::Failed(_) => {
+                    failures = 0;
+                    broken_since.get_or_insert_with(Instant::now);
+                }
             }
-            if failures >= CONFIRMED || Instant::now() >= deadline {
+            let lasting = broken_since.is_some_and(|since| since.elapsed() >= confirmed);
+            if failures >= CONFIRMED || lasting || Instant::now() >= deadline {
                 return Err(Why::of(&run));
             }
             sleep(RETRY).await;
         }
     }
 
-    /// Watches these users for a while; `Err` is what makes the build a bad one.
-    pub async fn watch(&self, watch: &mut Watch, targets: &[&Target], span: Duration) -> Result<(), Why> {
+    /// Watches these users on a build for a while; `Err` is what makes it a bad one.
+    pub async fn watch(
+        &self,
+        watch: &mut Watch,
+        witness: &Witness<'_>,
+        version: &Version,
+        targets: &[&Target],
+        span: Duration,
+    ) -> Result<(), Why> {
+        let against = async || witness.against(version, targets).await.map_or(Ok(()), Err);
         let end = Instant::now() + span;
         let (mut pulse_due, mut login_due) = (Instant::now(), Instant::now() + self.handshake_interval);
         loop {
@@ -172,6 +209,7 @@ impl Prover {
                 break;
             }
             if next == login_due {
+                against().await?;
                 self.see_all(watch, targets, Look::Login).await?;
                 login_due = Instant::now() + self.handshake_interval;
             } else {
@@ -179,6 +217,7 @@ impl Prover {
                 pulse_due = Instant::now() + self.pulse_interval;
             }
         }
+        against().await?;
         // What could not be told all along is not proven.
         self.see_all(watch, targets, Look::LastLogin).await
     }

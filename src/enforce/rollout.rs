@@ -8,6 +8,7 @@ use super::freeze::Freeze;
 use super::journal::Ledger;
 use super::moves::{Mishap, Moves, Returned};
 use super::plan::{Deferred, Plan, group_size, soak_of};
+use super::witness::Witness;
 use super::{Report, Stop};
 use crate::inventory::Target;
 use crate::outcome::{End, Failure, MoveStep, Reason};
@@ -79,7 +80,7 @@ impl Rollout<'_> {
         plan: &Plan,
         deferred: &mut Vec<Deferred>,
     ) -> Result<Option<Bad>, Stop> {
-        let mut watch = Watch::default();
+        let (mut watch, witness) = (Watch::default(), Witness::new(self.moves.config, self.say));
         let mut queue = plan.queue.iter();
         loop {
             let journal = ledger.read();
@@ -112,7 +113,8 @@ impl Rollout<'_> {
                 journal.target,
                 humantime::format_duration(soak)
             ));
-            if let Err(why) = self.moves.prover.watch(&mut watch, &watched, soak).await {
+            let prover = &self.moves.prover;
+            if let Err(why) = prover.watch(&mut watch, &witness, &journal.target, &watched, soak).await {
                 return Ok(Some(Bad(why)));
             }
             ledger.change(|journal| journal.groups += 1).map_err(|error| unwritten(&error))?;
@@ -150,9 +152,7 @@ impl Rollout<'_> {
             tracing::error!(%error, "going back without the journal: a run that is killed now cannot be carried on");
         }
         let (version, at) = (ledger.read().target, std::time::SystemTime::now());
-        if self.freeze.broke(&version).is_none()
-            && let Err(error) = self.freeze.after(&version, &why.to_string(), at)
-        {
+        if let Err(error) = self.freeze.after(&version, &why.to_string(), at) {
             tracing::error!(%error, "cannot freeze: the next run may try the same build again");
         }
         (self.say)(&format!("t3 {version} is bad: {why}; everybody goes back"));

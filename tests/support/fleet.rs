@@ -1,11 +1,14 @@
 //! Users whose instances run through their links under a supervisor, as t3-serve@ units do, and the enforcer over them.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio_rusqlite::rusqlite::{Connection, OpenFlags};
+use tokio_rusqlite::rusqlite::types::Value;
+use tokio_rusqlite::rusqlite::{Connection, OpenFlags, Row};
 
 use super::world::{PROGRAM, World, http_within, wait_for};
 
@@ -19,6 +22,14 @@ pub struct Fleet {
 pub struct Said {
     pub exit: i32,
     pub text: String,
+}
+
+/// A run of the enforcer, each line with the time at which it was said.
+#[derive(Debug)]
+pub struct Told {
+    pub exit: i32,
+    pub lines: Vec<(Instant, String)>,
+    pub ended: Instant,
 }
 
 impl Fleet {
@@ -64,6 +75,15 @@ impl Fleet {
         self
     }
 
+    /// Another value of what the configuration says.
+    pub fn changed(self, from: &str, to: &str) -> Self {
+        let path = self.path("config.toml");
+        let text = std::fs::read_to_string(&path).expect("the configuration");
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(path, text.replace(from, to)).expect("written");
+        self
+    }
+
     /// Stops and starts as a service manager does: both may be asked twice, what is started is nobody's child.
     fn write_supervisor(&self) {
         let script = format!(
@@ -74,6 +94,7 @@ running() {{ pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$runtime" 2>/dev/null) && [
 case $1 in
 stop)
     running || exit 0
+    [ ! -f {dir}/stop-takes ] || sleep "$(cat {dir}/stop-takes)"
     kill "$pid"
     for i in $(seq 400); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.05; done
     kill -9 "$pid" ;;
@@ -126,9 +147,13 @@ esac
 
     /// A build with a mutation, installed side by side.
     pub fn install_broken(&self, version: &str, mutation: &str) {
+        self.install_with(version, &["--mutation", mutation]);
+    }
+
+    pub fn install_with(&self, version: &str, options: &[&str]) {
         let into = self.path("installs").join(version);
         let mut install = Command::new(PROGRAM);
-        install.args(["sim", "install", "--mutation", mutation]).arg(into).arg(version);
+        install.args(["sim", "install"]).args(options).arg(into).arg(version);
         assert!(install.status().expect("the program").success());
     }
 
@@ -175,6 +200,10 @@ esac
                  FROM (SELECT coalesce(max(sequence), 0) AS n FROM orchestration_events);
                  INSERT INTO projection_thread_messages (message_id, thread_id, role, text, is_streaming, created_at, updated_at)
                  VALUES ('{id}', 'written', 'user', 'hello', 0, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), strftime('%Y-%m-%dT%H:%M:%fZ', 'now'));
+                 INSERT INTO projection_state (projector, last_applied_sequence, updated_at)
+                 SELECT 'threads', max(sequence), max(occurred_at) FROM orchestration_events WHERE true
+                 ON CONFLICT (projector) DO UPDATE SET last_applied_sequence = excluded.last_applied_sequence;
+                 UPDATE projection_state SET last_applied_sequence = (SELECT max(sequence) FROM orchestration_events);
                  COMMIT"
             ))
             .expect("written");
@@ -182,6 +211,36 @@ esac
 
     pub fn has_message(&self, user: &str, id: &str) -> bool {
         has_message(&self.world.database(user), id)
+    }
+
+    /// Every row of a user's history, as text. What a login leaves and which migrations there were is not part of it.
+    pub fn rows(&self, user: &str) -> BTreeMap<String, Vec<String>> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database = Connection::open_with_flags(self.world.database(user), flags).expect("the database");
+        let texts = |sql: &str| {
+            let mut statement = database.prepare(sql).expect("a statement");
+            let columns = statement.column_count();
+            let text = |row: &Row<'_>| {
+                (0..columns).map(|n| Ok(format!("{:?}", row.get::<_, Value>(n)?))).collect::<Result<_, _>>()
+            };
+            let rows = statement.query_map([], text).expect("rows");
+            let mut rows: Vec<String> =
+                rows.map(|row: Result<Vec<_>, _>| row.expect("a row").join(" ")).collect();
+            rows.sort();
+            rows
+        };
+        let mut tables =
+            database.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").expect("tables");
+        let tables: Vec<String> = tables
+            .query_map([], |row| row.get(0))
+            .expect("names")
+            .map(|name| name.expect("a name"))
+            .collect();
+        let is_history = |name: &str| {
+            !["auth_", "sqlite_", "effect_sql_"].iter().any(|beginning| name.starts_with(beginning))
+        };
+        let tables = tables.into_iter().filter(|name| is_history(name));
+        tables.map(|name| (name.clone(), texts(&format!("SELECT * FROM {name}")))).collect()
     }
 
     /// Where newer databases of a user were put aside.
@@ -214,6 +273,15 @@ esac
         Said { exit: output.status.code().unwrap_or(-1), text }
     }
 
+    /// Runs the enforcer and notes when it says what.
+    pub fn tell(&self, args: &[&str]) -> Told {
+        let mut enforcer = self.command(args).stdout(Stdio::piped()).spawn().expect("the program");
+        let lines = BufReader::new(enforcer.stdout.take().expect("a pipe")).lines();
+        let lines = lines.map(|line| (Instant::now(), line.expect("text"))).collect();
+        let exit = enforcer.wait().expect("an end").code().unwrap_or(-1);
+        Told { exit, lines, ended: Instant::now() }
+    }
+
     /// The enforcer, not yet started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.world.command(&["enforce"]);
@@ -235,6 +303,18 @@ impl Said {
     pub fn exits(self, code: i32) -> String {
         assert_eq!(self.exit, code, "{}", self.text);
         self.text
+    }
+}
+
+impl Told {
+    pub fn text(&self) -> String {
+        self.lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+
+    /// Where the first line with these words is.
+    pub fn position(&self, words: &str) -> usize {
+        let found = self.lines.iter().position(|(_, line)| line.contains(words));
+        found.unwrap_or_else(|| panic!("'{words}' in {}", self.text()))
     }
 }
 

@@ -133,7 +133,9 @@ impl Moves<'_> {
     }
 
     async fn prove(&self, target: &Target, version: &Version) -> Result<(), Failure> {
-        let proven = self.prover.log_in(target, version, self.service.start_timeout).await;
+        // There is nowhere else to go to: all the time that a start may take.
+        let limit = self.service.start_timeout;
+        let proven = self.prover.log_in(target, version, limit, limit).await;
         proven.map_err(|why| Failure::new(Reason::NotAuthenticated, why.to_string()))
     }
 

@@ -6,7 +6,7 @@ use super::super::plan::{Deferred, Presence};
 use super::super::proof::OTHER_VERSION;
 use super::{Mishap, Moves, entry_of, unlinked, unwritten};
 use crate::inventory::Target;
-use crate::outcome::{Deferral, Failure, MoveStep, Reason};
+use crate::outcome::{Deferral, Failure, MoveStep, Reason, Step};
 use crate::probe::instance_of;
 use crate::t3::version::Version;
 
@@ -94,12 +94,13 @@ impl Moves<'_> {
             service.start().await.map_err(|failure| {
                 Mishap::Build(Why {
                     user: user.to_owned(),
-                    step: crate::outcome::Step::Reach,
+                    step: Some(Step::Reach),
                     reason: failure.reason.to_string(),
                     detail: failure.detail,
                 })
             })?;
-            if let Err(why) = self.prover.log_in(target, &to, self.service.start_timeout).await {
+            let confirmed = self.prover.pulse_interval();
+            if let Err(why) = self.prover.log_in(target, &to, self.service.start_timeout, confirmed).await {
                 return Err(self.weighed(ledger, &entry, why));
             }
         }

@@ -1,0 +1,59 @@
+//! Real users' logins are a reason to go back, by `rollout`, where the enforcer's own have not been tried again yet.
+
+use std::process::Stdio;
+
+use super::{NEW, OLD, PASSES};
+use crate::support::door::section;
+use crate::support::fleet::Fleet;
+use crate::support::free_port::free_port;
+use crate::support::world::{http, wait_for};
+
+#[test]
+fn failed_logins_of_real_users_bring_everybody_back() {
+    let (port, operator) = (free_port(), free_port());
+    // The enforcer logs in once a quarter of a minute; before it does so again it asks how others fared.
+    let fleet = Fleet::on(OLD, &["ann", "bob"], &format!("{PASSES}soak = \"2m\"\n"))
+        .changed("login_interval = \"500ms\"", "login_interval = \"15s\"")
+        .changed("[probe]\n", "[rollout]\nconsecutive_limit = 3\n[probe]\nhandshake_interval = \"1h\"\n")
+        .configured(&section(port, operator));
+    let serving = fleet.world.serve();
+    serving.until_ok("ann", "handshake", true);
+    let mut dispatch = fleet.world.command(&["dispatch"]).stderr(Stdio::null()).spawn().expect("the program");
+    wait_for("the dispatch", || {
+        http(operator, "GET", "/-/healthy", &[]).ok().filter(|answer| answer.status == 200)
+    });
+    let comes_in = |identity: &str| {
+        let headers = [("X-authentik-username", identity), ("Accept", "text/html")];
+        http(port, "GET", "/", &headers).expect("an answer").status
+    };
+    assert_eq!(comes_in("bob@example.com"), 302, "bob can log in");
+    // The proof of the new build is its first login; nobody comes in after it.
+    fleet.install_broken(NEW, "fails-on-third-login=2");
+    let enforcer = fleet.command(&["--to", NEW]).stdout(Stdio::piped()).spawn().expect("the program");
+    wait_for("ann to be watched", || (fleet.journal()?["moves"][0]["step"] == "proven").then_some(()));
+    let failed = || {
+        let logins = serving.history("/history/events?kind=login");
+        logins.iter().filter(|login| login["outcome"] == "failed").count()
+    };
+    wait_for("three failed logins", || {
+        assert_ne!(comes_in("ann@example.com"), 302);
+        (failed() >= 3).then_some(())
+    });
+    let ended = enforcer.wait_with_output().expect("an end");
+    dispatch.kill().expect("killed");
+    dispatch.wait().expect("reaped");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    let bad = said.lines().find(|line| line.starts_with("t3 0.0.33 is bad: the last ")).expect(&said);
+    assert!(bad.contains(" logins of ann failed, and they went well before [consecutive_limit]"), "{said}");
+    fleet.everybody_is_on(OLD);
+    serving.until_metric("t3_enforcer_runs_total{outcome=\"rolled_back\"}", |value| value == 1.0);
+}
+
+#[test]
+fn without_a_service_to_ask_it_says_so_once_and_goes_on() {
+    let fleet = Fleet::on(OLD, &["ann"], &format!("{PASSES}soak = \"2s\"\n"));
+    let said = fleet.enforce(&["--to", NEW]).exits(0);
+    assert_eq!(said.matches("real logins are not judged").count(), 1, "{said}");
+    fleet.everybody_is_on(NEW);
+}
