@@ -1,11 +1,10 @@
 //! The whole thing on a laptop with no t3: a simulated fleet, faults to switch on, all surfaces live, and nothing left
 //! behind at the end.
 
-use std::fmt::Write;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -25,6 +24,9 @@ use crate::serve::Signals;
 use self::edge::Edge;
 
 mod edge;
+mod guide;
+mod nightly;
+mod settings;
 mod supervisor;
 
 /// Who lives in the demo, and what they run: one is behind, as somebody always is.
@@ -36,6 +38,9 @@ const CULPRIT: &str = "0.0.26";
 /// Builds that nobody has yet: a good one, and one whose logins set no cookie.
 const CANDIDATES: [(&str, &[&str]); 2] =
     [("0.0.34-nightly.1", &[]), ("0.0.34-nightly.2", &["--mutation", "no-cookie"])];
+/// What 'nightly' stands for: no gate can see what is wrong with it, because it works for half a minute.
+const NIGHTLY: &str = "0.0.34-nightly.3";
+const WRONG_WITH_IT: &str = "fails-later=30";
 /// Where the front door is, or the next free port after it.
 const FRONT_DOOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
@@ -49,6 +54,9 @@ pub struct Args {
     /// Keep everything below DIR instead of a temporary directory; it must not exist, and is removed at the end
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Play the bad nightly at 4 a.m. once: rolled out, seen to break, put back, frozen
+    #[arg(long)]
+    nightly: bool,
 }
 
 /// The demo's own directory; it goes when this is dropped.
@@ -69,22 +77,22 @@ struct Instance {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // Before there is anything to clear away.
     let mut signals = Signals::listen()?;
-    let world = World::create(args.dir)?;
+    let world = World::create(args.dir.clone())?;
     let mut fleet = Vec::new();
     let started = tokio::select! {
         started = world.people(&mut fleet) => started.map(|()| true),
         () = signals.stop() => Ok(false),
     };
     let ended = match started {
-        Ok(true) => world.play(&fleet, args.listen, signals).await,
+        Ok(true) => world.play(&fleet, &args, signals).await,
         Ok(false) => Ok(()),
         Err(error) => Err(error),
     };
     for instance in fleet {
-        // A restore may have started another one in its place.
-        supervisor::stop(&world.dir, instance.user).await;
         instance.stop().await;
     }
+    // A restore or the enforcer may have started others in their place.
+    supervisor::stop_all(&world.dir).await;
     ended
 }
 
@@ -109,6 +117,8 @@ impl World {
         for (version, manner) in CANDIDATES {
             self.install(version, manner).await?;
         }
+        self.install(NIGHTLY, &["--mutation", WRONG_WITH_IT]).await?;
+        self.link()?;
         for (user, version) in FLEET {
             fleet.push(self.start(user, version)?);
         }
@@ -119,9 +129,9 @@ impl World {
     }
 
     /// The service on top, until it is told to stop.
-    async fn play(&self, fleet: &[Instance], listen: SocketAddr, signals: Signals) -> anyhow::Result<()> {
+    async fn play(&self, fleet: &[Instance], args: &Args, signals: Signals) -> anyhow::Result<()> {
         let door = free(FRONT_DOOR)?;
-        let config = self.configure(fleet, free(listen)?, door)?;
+        let config = self.configure(fleet, free(args.listen)?, door)?;
         let mut source = Source::new(Some(config.clone()));
         let loaded = Config::load(&mut source)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -133,6 +143,10 @@ impl World {
         }
         let ended = crate::serve::run(source, loaded, signals, |address| {
             println!("{}", self.guide(fleet, address, door, &edges, &config));
+            if args.nightly {
+                let nightly = self.nightly(&config, format!("http://{address}/"));
+                tasks.spawn(nightly.play(stop.clone()));
+            }
         })
         .await;
         stop.cancel();
@@ -172,7 +186,7 @@ impl World {
             .with_context(|| format!("cannot create {}", home.display()))?;
         let log =
             std::fs::File::create(self.dir.join(format!("{user}.log"))).context("cannot create a log")?;
-        let child = Command::new(self.t3(version))
+        let child = Command::new(self.dir.join("installs/users").join(user).join("bin/t3"))
             .args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--base-dir"])
             .arg(&home)
             .stdin(Stdio::null())
@@ -184,177 +198,6 @@ impl World {
             .spawn()
             .with_context(|| format!("cannot start the stand-in t3 of {user}"))?;
         Ok(Instance { user, version, port, child })
-    }
-
-    fn configure(&self, fleet: &[Instance], listen: SocketAddr, door: SocketAddr) -> anyhow::Result<PathBuf> {
-        let units = fleet.iter().map(|Instance { user, version, port, .. }| supervisor::Unit {
-            user,
-            t3: self.t3(version),
-            port: *port,
-            base_dir: self.base_dir(user),
-        });
-        let supervisor = supervisor::write(&self.dir, &units.collect::<Vec<_>>())
-            .context("cannot write the demo's supervisor")?;
-        let command = |verb: &str| {
-            let words = [supervisor.display().to_string(), verb.to_owned(), "{user}".to_owned()];
-            toml::Value::Array(words.into_iter().map(toml::Value::from).collect())
-        };
-        let backups = self.dir.join("backups");
-        std::fs::create_dir(&backups).with_context(|| format!("cannot create {}", backups.display()))?;
-        let mut table = serde_json::Map::new();
-        for Instance { user, port, .. } in fleet {
-            table.insert(identity(user), serde_json::json!({ "os_user": user, "port": port }));
-        }
-        let write = |name: &str, text: String| {
-            let path = self.dir.join(name);
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            anyhow::Ok(path)
-        };
-        let table = write("dispatch.json", serde_json::to_string_pretty(&table)?)?;
-        let config = toml::Table::from_iter([
-            ("state_dir".to_owned(), self.dir.join("state").display().to_string().into()),
-            (
-                "inventory".to_owned(),
-                toml::Table::from_iter([
-                    ("dispatch_table".to_owned(), table.display().to_string().into()),
-                    ("base_dir".to_owned(), format!("{}/home/{{user}}/.t3", self.dir.display()).into()),
-                    // The demo's people have no accounts here.
-                    ("accounts".to_owned(), false.into()),
-                ])
-                .into(),
-            ),
-            (
-                "t3".to_owned(),
-                toml::Table::from_iter([
-                    ("installs".to_owned(), self.dir.join("installs").display().to_string().into()),
-                    (
-                        "command".to_owned(),
-                        toml::Value::Array(vec![self.t3(HOST_COMMAND).display().to_string().into()]),
-                    ),
-                ])
-                .into(),
-            ),
-            (
-                "probe".to_owned(),
-                toml::Table::from_iter([
-                    ("handshake_interval".to_owned(), "30s".into()),
-                    ("front_interval".to_owned(), "15s".into()),
-                    ("state_interval".to_owned(), "5s".into()),
-                ])
-                .into(),
-            ),
-            (
-                "backup".to_owned(),
-                toml::Table::from_iter([
-                    ("dir".to_owned(), backups.display().to_string().into()),
-                    ("stop_command".to_owned(), command("stop")),
-                    ("start_command".to_owned(), command("start")),
-                ])
-                .into(),
-            ),
-            (
-                "dispatch".to_owned(),
-                toml::Table::from_iter([
-                    ("inside_serve".to_owned(), true.into()),
-                    ("listen".to_owned(), toml::Value::Array(vec![door.to_string().into()])),
-                    // The demo's own edges are this very process.
-                    (
-                        "trusted_uids".to_owned(),
-                        toml::Value::Array(vec![i64::from(nix::unistd::geteuid().as_raw()).into()]),
-                    ),
-                ])
-                .into(),
-            ),
-            (
-                "gate".to_owned(),
-                toml::Table::from_iter([
-                    ("hold".to_owned(), "2s".into()),
-                    ("keep_free_mib".to_owned(), 64.into()),
-                    // The stand-in's builds are this program under other names.
-                    (
-                        "expose".to_owned(),
-                        toml::Value::Array(
-                            self.program
-                                .parent()
-                                .map(|dir| dir.display().to_string().into())
-                                .into_iter()
-                                .collect(),
-                        ),
-                    ),
-                    // A laptop without bubblewrap is no reason to show nothing.
-                    ("require_box".to_owned(), false.into()),
-                ])
-                .into(),
-            ),
-            (
-                "operator".to_owned(),
-                toml::Table::from_iter([("listen".to_owned(), listen.to_string().into())]).into(),
-            ),
-        ]);
-        write("config.toml", toml::to_string(&config)?)
-    }
-
-    /// What there is to look at and to break.
-    fn guide(
-        &self,
-        fleet: &[Instance],
-        address: SocketAddr,
-        door: SocketAddr,
-        edges: &[(&str, SocketAddr)],
-        config: &Path,
-    ) -> String {
-        let (program, dir, config) = (self.program.display(), self.dir.display(), config.display());
-        let cid = self.base_dir("cid");
-        let [(good, _), (bad, _)] = CANDIDATES;
-        let mut text = format!(
-            "\nA fleet of {} simulated t3 servers is running below {dir}; nothing of yours is touched.\n\n",
-            fleet.len()
-        );
-        for Instance { user, version, port, .. } in fleet {
-            let _ = writeln!(text, "  {user}  t3 {version}  port {port}");
-        }
-        let _ = writeln!(
-            text,
-            "\nCome in as one of them through the front door, which logs them in on their way:"
-        );
-        for (user, edge) in edges {
-            let _ = writeln!(text, "  as {user}        http://{edge}/any/page");
-        }
-        let ann = identity("ann");
-        let _ =
-            writeln!(text, "  by hand       curl -i -H 'X-authentik-username: {ann}' http://{door}/any/page");
-        let _ = write!(
-            text,
-            "
-Look at it:
-  status page   http://{address}/
-  history       http://{address}/history
-  metrics       http://{address}/metrics
-  one probe     {program} --config {config} probe
-
-Ask whether a new build is safe to give to them, and see what the page says of it:
-  {program} --config {config} gate {good}        the good one
-  {program} --config {config} gate {bad}        a broken one
-
-Break something, in another terminal, and watch the page name it:
-  {program} sim fault {dir}/home/ann/.t3 --help        the faults there are
-  {program} sim fault {dir}/home/ann/.t3 exchange-500 on
-  {program} sim fault {dir}/home/bob/.t3 hang on
-
-Play the outage: a newer t3 mints on the database of a running older one. Then bring cid back, with every message.
-  {culprit} auth pairing create --base-dir {cid} --json
-  {program} --config {config} backup restore cid --auth-only --yes
-
-Again, with a t3 that changes the history as well: only a snapshot helps. Without --yes it says what that would cost.
-  {host} auth pairing create --base-dir {cid} --json
-  {program} --config {config} backup restore cid --yes
-
-Ctrl-C stops the fleet and removes everything.",
-            culprit = self.t3(CULPRIT).display(),
-            host = self.t3(HOST_COMMAND).display(),
-            cid = cid.display(),
-        );
-        text
     }
 }
 

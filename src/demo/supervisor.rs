@@ -1,38 +1,42 @@
-//! The demo's service manager: a script that stops and starts an instance for a restore. What it starts is nobody's
-//! child, so whoever was started anew is stopped by it too.
+//! The demo's service manager: a script that stops and starts an instance through its user's link, as `t3-serve@` does.
+//! What it starts is nobody's child, so at the end whatever runs below the demo's directory is stopped.
 
 use std::fmt::Write;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use procfs::process::Process;
+use tokio::time::{Instant, sleep};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// One instance, as it is started.
-pub struct Unit<'a> {
-    pub user: &'a str,
-    pub t3: PathBuf,
-    pub port: u16,
-    pub base_dir: PathBuf,
-}
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Writes the script; `stop USER` and `start USER` are its commands.
-pub fn write(dir: &Path, units: &[Unit<'_>]) -> io::Result<PathBuf> {
-    let mut script = "#!/bin/sh\ncase $2 in\n".to_owned();
-    for Unit { user, t3, port, base_dir } in units {
-        let _ =
-            writeln!(script, "{user}) t3='{}' port={port} base='{}' ;;", t3.display(), base_dir.display());
+pub fn write(dir: &Path, ports: &[(&str, u16)]) -> io::Result<PathBuf> {
+    let mut script = format!("#!/bin/sh\ndir='{}' base=\"$dir/home/$2/.t3\"\ncase $2 in\n", dir.display());
+    for (user, port) in ports {
+        let _ = writeln!(script, "{user}) port={port} ;;");
     }
     script.push_str(
-        r#"esac
+        r#"*) exit 64 ;;
+esac
+# A process that has ended and was not waited for has a state of its own.
+runs() {
+  pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$base/userdata/server-runtime.json" 2>/dev/null)
+  [ -n "$pid" ] && grep -q '^State:[[:space:]]*[^ZX]' "/proc/$pid/status" 2>/dev/null
+}
 case $1 in
-stop) kill "$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$base/userdata/server-runtime.json")" ;;
-start) setsid "$t3" serve --host 127.0.0.1 --port "$port" --base-dir "$base" >/dev/null 2>&1 & ;;
+stop)
+  ! runs || kill "$pid"
+  while runs; do sleep 0.05; done ;;
+start)
+  runs || setsid "$dir/installs/users/$2/bin/t3" serve --host 127.0.0.1 --port "$port" --base-dir "$base" \
+    >>"$dir/$2.log" 2>&1 </dev/null & ;;
 esac
 "#,
     );
@@ -42,11 +46,37 @@ esac
     Ok(path)
 }
 
-/// Stops a user's instance, whoever started it; that there is none is no trouble.
-pub async fn stop(dir: &Path, user: &str) {
-    let mut stop = Command::new(script_in(dir));
-    stop.args(["stop", user]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _ = tokio::time::timeout(PATIENCE, stop.status()).await;
+/// Stops whatever runs with something below this directory, whoever started it.
+pub async fn stop_all(dir: &Path) {
+    let (began, mut signal) = (Instant::now(), Signal::SIGTERM);
+    loop {
+        let running = below(dir);
+        if running.is_empty() || began.elapsed() > 2 * PATIENCE {
+            return;
+        }
+        if began.elapsed() > PATIENCE {
+            signal = Signal::SIGKILL;
+        }
+        for pid in running {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Our own program at work below this directory, and the script: nobody's editor or pager that has a file of it open.
+fn below(dir: &Path) -> Vec<i32> {
+    let Ok(own) = std::env::current_exe() else { return Vec::new() };
+    let (prefix, script) = (format!("{}/", dir.display()), script_in(dir).display().to_string());
+    let is_of_it = |process: &Process| {
+        let Ok(line) = process.cmdline() else { return false };
+        let is_ours = process.exe().is_ok_and(|program| program == own);
+        line.contains(&script) || (is_ours && line.iter().any(|word| word.contains(&prefix)))
+    };
+    let ourselves = i32::try_from(std::process::id()).unwrap_or_default();
+    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
+    let found = processes.flatten().filter(|process| process.pid != ourselves && is_of_it(process));
+    found.map(|process| process.pid).collect()
 }
 
 fn script_in(dir: &Path) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,24 +15,38 @@ struct Demo {
     child: Child,
     port: u16,
     guide: String,
+    /// What it has printed so far.
+    told: Arc<Mutex<String>>,
 }
 
 impl Demo {
-    /// Starts the demo and reads what it prints to its last line.
-    fn start(dir: &Path) -> Self {
+    /// Starts the demo and reads what it prints to the last line of its guide, and on.
+    fn start(dir: &Path, more: &[&str]) -> Self {
         let port = free_port();
-        let mut child = Self::command(dir, port).stdout(Stdio::piped()).spawn().expect("the program");
+        let mut child =
+            Self::command(dir, port).args(more).stdout(Stdio::piped()).spawn().expect("the program");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let mut demo = Self { child, port, guide: String::new() };
-        for line in lines {
-            let line = line.expect("text");
-            demo.guide.push_str(&line);
-            demo.guide.push('\n');
-            if line.starts_with("Ctrl-C") {
-                return demo;
+        let told = Arc::new(Mutex::new(String::new()));
+        let heard = told.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut told = heard.lock().expect("text");
+                told.push_str(&line);
+                told.push('\n');
             }
-        }
-        panic!("the guide ended early: {}", demo.guide);
+        });
+        let mut demo = Self { child, port, guide: String::new(), told };
+        demo.until_it_tells("\nCtrl-C ");
+        demo.guide = demo.told();
+        demo
+    }
+
+    fn told(&self) -> String {
+        self.told.lock().expect("text").clone()
+    }
+
+    fn until_it_tells(&self, words: &str) {
+        wait_for(&format!("'{words}' in {}", self.told()), || self.told().contains(words).then_some(()));
     }
 
     fn command(dir: &Path, port: u16) -> Command {
@@ -93,7 +108,7 @@ fn nothing_is_left_of(dir: &Path) {
 fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
     let parent = tempfile::tempdir().expect("a directory");
     let dir = parent.path().canonicalize().expect("a path").join("demo");
-    let mut demo = Demo::start(&dir);
+    let mut demo = Demo::start(&dir, &[]);
     for path in ["/", "/history", "/metrics"] {
         let url = format!("http://127.0.0.1:{}{path}", demo.port);
         assert!(demo.guide.lines().any(|line| line.trim_end().ends_with(&url)), "{url} in {}", demo.guide);
@@ -168,6 +183,54 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
     let ended = wait_for("the demo to end", || demo.child.try_wait().expect("a child"));
     assert_eq!(ended.code(), Some(0));
     nothing_is_left_of(&dir);
+}
+
+#[test]
+fn the_bad_nightly_is_played_from_the_timer_to_the_freeze() {
+    const BAD: &str = "0.0.34-nightly.3";
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = parent.path().canonicalize().expect("a path").join("demo");
+    let demo = Demo::start(&dir, &["--nightly"]);
+    // The gate lets it pass, some get it, and it breaks under them.
+    for words in [
+        format!("  the gate rehearses t3 {BAD} beside t3 0.0.33"),
+        format!("moving 3 users to t3 {BAD}"),
+        format!("cid: on t3 {BAD}; somebody logged in"),
+        format!("t3 {BAD} is bad: cid fails at "),
+        "cid: back on t3 0.0.24 with its database".to_owned(),
+        "the enforcer ends with exit code 1".to_owned(),
+        format!("{}/state/enforce/freeze says: {BAD} was rolled back at ", dir.display()),
+    ] {
+        demo.until_it_tells(&words);
+    }
+    let told = demo.told();
+    let back = told.lines().find(|line| line.contains(" are where they were")).expect("an end");
+    assert!(back.contains("[rolled_back]") && !told.contains("ROLLBACK FAILED"), "{told}");
+    for (user, version) in [("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")] {
+        let link = std::fs::read_link(dir.join("installs/users").join(user)).expect("a link");
+        assert_eq!(link, Path::new("..").join(version), "{user}");
+    }
+
+    demo.until_page_says("All 3 users can log in");
+    demo.until_page_says(&format!("{BAD} was rolled back at "));
+    for line in [
+        "t3_enforcer_runs_total{outcome=\"rolled_back\"} 1",
+        "t3_enforcer_frozen 1",
+        "t3_schema_level{user=\"cid\"} 30",
+        &format!("t3_verdict_info{{version=\"{BAD}\",verdict=\"pass\""),
+    ] {
+        wait_for(line, || demo.page("/metrics").body.contains(line).then_some(()));
+    }
+    let ends = http(demo.port, "GET", "/history/events?kind=upgrade", &[]).expect("an answer").body;
+    assert!(ends.contains(BAD) && ends.contains("\"outcome\":\"rolled_back\""), "{ends}");
+
+    let (code, said) = demo.run("enforce --dry-run");
+    assert!(code == Some(3) && said.contains("[held: frozen]"), "{said}");
+    let freeze = dir.join("state/enforce/freeze");
+    assert!(demo.guide.contains(&format!("\n  rm {}\n", freeze.display())), "{}", demo.guide);
+    std::fs::remove_file(freeze).expect("it is frozen");
+    let (code, said) = demo.run("enforce --dry-run");
+    assert!(code == Some(3) && said.contains("[held: rolled_back_before]"), "{said}");
 }
 
 #[test]
