@@ -101,6 +101,28 @@ drop() {
   say "removed: $root$1"
 }
 
+# The number of an account or a group of that root: field N of the line with that name.
+number() { awk -F: -v name="$2" -v field="$3" '$1 == name { print $field }' "$root$1" 2>/dev/null || true; }
+
+# What marks the probes' requests at the dispatch: a key of this host's own, made once. Both services have the group
+# t3-prober, and nobody else does.
+make_key() {
+  key=$root/etc/t3-prober/probe.key
+  [ ! -e "$key" ] || return 0
+  if [ -n "$dry" ]; then say "would make: $key"; return; fi
+  group=$(number /etc/group t3-prober 3)
+  rm -f "$key.new"
+  (umask 077; od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$key.new")
+  if [ -n "$group" ]; then
+    chown "0:$group" "$key.new"
+    chmod 0440 "$key.new"
+  else
+    say "no group t3-prober here: give $key to the group of both services, with mode 0440"
+  fi
+  mv "$key.new" "$key"
+  say "made: $key"
+}
+
 do_install() {
   if [ ! -x "$binary" ]; then
     say "no program at $binary; build it with: cargo build --release --locked" >&2
@@ -131,14 +153,17 @@ do_install() {
       say "would install: $root/etc/t3-prober/config.toml"
     else
       mkdir -p "$root/etc/t3-prober"
+      prober=$(number /etc/passwd t3-prober 3)
       sed -e 's|^#socket = "/run/t3-prober-helper.sock" # no default|socket = "/run/t3-prober-helper.sock"|' \
         -e 's|^#box_socket = "/run/t3-prober-box.sock" # no default|box_socket = "/run/t3-prober-box.sock"|' \
+        ${prober:+-e "s|^#trusted_uids = \[33\] # no default|#trusted_uids = [0, $prober] # no default; root and t3-prober|"} \
         "$here/config.example.toml" >"$root/etc/t3-prober/config.toml.new"
       chmod 0644 "$root/etc/t3-prober/config.toml.new"
       mv "$root/etc/t3-prober/config.toml.new" "$root/etc/t3-prober/config.toml"
       say "installed: $root/etc/t3-prober/config.toml"
     fi
   fi
+  if [ -n "$dry" ] || [ -d "$root/etc/t3-prober" ]; then make_key; fi
   if [ -n "$live" ]; then run systemctl daemon-reload; fi
   say "next: edit $root/etc/t3-prober/config.toml, then t3-prober check"
 }
@@ -158,6 +183,8 @@ do_uninstall() {
   while read -r file; do drop "$file"; done <"$root$manifest"
   # As it was installed it is nobody's work; changed, it is the operator's.
   config=$root/etc/t3-prober/config.toml
+  # A secret that opens nothing any more.
+  drop /etc/t3-prober/probe.key
   if [ -e "$config" ] && ! grep -qvE '^(#.*|\[.*\]|(box_)?socket = "/run/t3-prober-(helper|box).sock"|)$' "$config"; then
     drop /etc/t3-prober/config.toml
     [ -n "$dry" ] || rmdir "$root/etc/t3-prober" 2>/dev/null || true

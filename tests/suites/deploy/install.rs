@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use crate::support::root::{Root, source};
+use crate::support::root::{Root, setting, source};
 use crate::support::tools;
 
 /// The tools that make the accounts and the directories, and the right to.
@@ -53,6 +53,7 @@ fn everything_belongs_to_whom_it_should_and_nobody_else_can_write_it() {
         ("/usr/share/doc/t3-prober/sudoers", 0, 0, 0o440),
         ("/etc/t3-prober", 0, 0, 0o755),
         ("/etc/t3-prober/config.toml", 0, 0, 0o644),
+        ("/etc/t3-prober/probe.key", 0, group, 0o440),
         ("/var/lib/t3-prober", prober, group, 0o2710),
         ("/var/lib/t3-prober/spool", prober, group, 0o3770),
         ("/var/lib/t3-prober/verdicts", judge, group, 0o755),
@@ -189,4 +190,48 @@ fn every_file_of_the_units_the_accounts_and_the_directories_is_installed() {
         };
         assert_eq!(names(source(from)), names(root.path(to)), "{from}");
     }
+}
+
+#[test]
+fn the_probes_key_is_made_once_for_both_services_and_for_nobody_else() {
+    if !can_install() {
+        return;
+    }
+    let root = Root::new();
+    root.install();
+    let key = root.path("/etc/t3-prober/probe.key");
+    let made = fs::read_to_string(&key).expect("a key");
+    assert!(made.len() == 64 && made.chars().all(|c| c.is_ascii_hexdigit()), "{} characters", made.len());
+    let groups = fs::read_to_string(root.path("/etc/group")).expect("groups");
+    let number = |group: &str| {
+        let line = groups.lines().find(|line| line.starts_with(&format!("{group}:"))).expect(group);
+        line.split(':').nth(2).expect("a number").to_owned()
+    };
+    // Whether an account reads it, with the groups that its unit gives it.
+    let reads = |uid: u32, gid: u32, more: &[&str]| {
+        let mut read = Command::new("setpriv");
+        read.args([format!("--reuid={uid}"), format!("--regid={gid}")]);
+        let groups: Vec<_> = more.iter().map(|group| number(group)).collect();
+        match groups.as_slice() {
+            [] => read.arg("--clear-groups"),
+            groups => read.arg(format!("--groups={}", groups.join(","))),
+        };
+        let output = read.args(["--", "cat"]).arg(&key).output().expect("setpriv");
+        String::from_utf8_lossy(&output.stdout) == made
+    };
+    for unit in ["t3-prober.service", "t3-dispatch.service"] {
+        let (uid, gid) = root.account(&setting(unit, "User").expect("an account"));
+        let more = setting(unit, "SupplementaryGroups").expect("groups");
+        assert!(reads(uid, gid, &more.split(' ').collect::<Vec<_>>()), "{unit}");
+    }
+    assert!(!reads(65534, 65534, &[]) && !reads(65534, 65534, &["t3-helper"]), "others read it");
+
+    let config = root.path("/etc/t3-prober/config.toml");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let (prober, _) = root.account("t3-prober");
+    assert!(text.contains(&format!("\n#trusted_uids = [0, {prober}] # no default")), "{text}");
+    root.install();
+    assert_eq!(fs::read_to_string(&key).expect("a key"), made, "the same key");
+    root.run(&source("deploy/install.sh"), &["--uninstall"]);
+    assert!(!key.exists(), "it opens nothing any more");
 }
