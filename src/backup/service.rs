@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use procfs::process::Process;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
@@ -32,8 +35,15 @@ impl Service<'_> {
     /// Stops the instance and waits until nobody has the database open.
     pub async fn stop(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.section.stop_timeout;
+        let server = Server::of(&self.instance.database());
         if !self.section.stop_command.is_empty() {
-            self.run("stop", &self.section.stop_command, self.section.stop_timeout).await?;
+            let mut stopped = pin!(self.run("stop", &self.section.stop_command, self.section.stop_timeout));
+            loop {
+                match timeout(LOOK_AGAIN, &mut stopped).await {
+                    Ok(done) => break done?,
+                    Err(_) => reap(&server),
+                }
+            }
         }
         loop {
             let Some(sign) = self.sign_of_life().await else { return Ok(()) };
@@ -100,6 +110,14 @@ impl Service<'_> {
             Ok(Err(error)) => Err(failed(format!("could not be started: {error}"))),
             Err(_) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
         }
+    }
+}
+
+/// A server that a script started may have been adopted by us, as everything is that a user's child leaves behind. To
+/// whoever asks for it by its number it has not ended until we have taken note of its end.
+fn reap(server: &Server) {
+    if let Server::Running { pid, .. } = server {
+        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
     }
 }
 

@@ -71,9 +71,10 @@ impl Run<'_> {
         let longest =
             (self.moves.service.stop_timeout + self.moves.service.start_timeout).saturating_mul(groups);
         let detail = format!(
-            "dry run: nothing was done; in all {} of watching, and at most {} for stops and starts, beside gate, install and backups",
+            "dry run: nothing was done; it would take {} of watching and at most {} for stops and starts, {} in all, beside gate, install and backups",
             humantime::format_duration(soaks),
-            humantime::format_duration(longest)
+            humantime::format_duration(longest),
+            humantime::format_duration(soaks + longest)
         );
         Report::dry(target.clone(), detail, plan.deferred.clone())
     }
@@ -98,19 +99,25 @@ pub fn tell(report: &Report, state_dir: &Path, took: Duration) {
     if let Err(error) = standing.store(&dir) {
         tracing::error!(%error, "the end of this run is not on the status page");
     }
+    count(report, state_dir, took);
+}
+
+/// Leaves the end in the metrics and in the history alone: how things stand is said by whoever is at work.
+pub fn count(report: &Report, state_dir: &Path, took: Duration) {
     let spool = state_dir.join("spool");
-    if spool.is_dir() {
-        let event = Event::Upgrade(Upgrade {
-            target: report.target.as_ref().map(ToString::to_string),
-            end: report.end,
-            hold: report.hold,
-            detail: report.detail.clone(),
-            moved: report.moved.clone(),
-            at: now,
-            duration: took,
-        });
-        if let Err(error) = Spool::new(spool, spool::Limits::default()).put(&event) {
-            tracing::warn!(%error, "the end of this run is not in the metrics");
-        }
+    if !spool.is_dir() {
+        return;
+    }
+    let event = Event::Upgrade(Upgrade {
+        target: report.target.as_ref().map(ToString::to_string),
+        end: report.end,
+        hold: report.hold,
+        detail: report.detail.clone(),
+        moved: report.moved.clone(),
+        at: SystemTime::now(),
+        duration: took,
+    });
+    if let Err(error) = Spool::new(spool, spool::Limits::default()).put(&event) {
+        tracing::warn!(%error, "the end of this run is not in the metrics");
     }
 }

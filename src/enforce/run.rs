@@ -13,7 +13,7 @@ use super::links::Links;
 use super::moves::Moves;
 use super::plan::{Found, Plan, Situation, Wanted, plan};
 use super::proof::Prover;
-use super::report::tell;
+use super::report::{count, tell};
 use super::rollout::Rollout;
 use super::standing::Standing;
 use super::{Report, Request, Stop, dir, lock};
@@ -68,8 +68,10 @@ pub async fn run(
             }
         },
     };
-    if ours && !request.dry_run {
-        tell(&report, state, began.elapsed());
+    match (request.dry_run, ours) {
+        (true, _) => {}
+        (false, true) => tell(&report, state, began.elapsed()),
+        (false, false) => count(&report, state, began.elapsed()),
     }
     report
 }

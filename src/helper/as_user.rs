@@ -11,6 +11,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use procfs::Current;
 use procfs::process::Process;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,6 +49,18 @@ pub struct AsUser<'a> {
     cpu: Mutex<Vec<(Verb, Duration)>>,
 }
 
+/// A time since the machine started, as the kernel keeps it of each process.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks(u64);
+
+impl Ticks {
+    pub fn now() -> Self {
+        let uptime = procfs::Uptime::current().map_or(Duration::ZERO, |uptime| uptime.uptime_duration());
+        let hundredths = uptime.as_secs() * 100 + u64::from(uptime.subsec_millis() / 10);
+        Self(hundredths * procfs::ticks_per_second() / 100)
+    }
+}
+
 /// A running child; dropped, it is killed with its group.
 struct Running<'a> {
     pid: i32,
@@ -69,9 +82,24 @@ impl Children {
 
     /// Kills whatever ended children have left running.
     pub async fn sweep(&self) {
+        self.sweep_those(|_| true).await;
+    }
+
+    /// The same, of one account's children that began at this time or later, and of nobody else's: this process has
+    /// other work, and what its other children started is not to be touched.
+    pub async fn sweep_of(&self, uid: u32, began: Ticks) {
+        let is_theirs = |stray: &Process| {
+            let later = stray.stat().is_ok_and(|stat| stat.starttime >= began.0);
+            later && stray.uid().is_ok_and(|owner| owner == uid)
+        };
+        self.sweep_those(is_theirs).await;
+    }
+
+    async fn sweep_those(&self, is_meant: impl Fn(&Process) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
-            let strays = self.strays();
+            let mut strays = self.strays();
+            strays.retain(|stray| Process::new(stray.as_raw()).is_ok_and(|process| is_meant(&process)));
             for stray in &strays {
                 let _ = kill(*stray, Signal::SIGKILL);
                 let _ = waitpid(*stray, Some(WaitPidFlag::WNOHANG));
@@ -143,9 +171,9 @@ impl<'a> AsUser<'a> {
         (self.account.uid, self.account.gid)
     }
 
-    /// Kills whatever ended children have left running.
-    pub async fn sweep(&self) {
-        self.children.sweep().await;
+    /// Kills whatever ended children of this account have left running since.
+    pub async fn sweep(&self, since: Ticks) {
+        self.children.sweep_of(self.account.uid, since).await;
     }
 
     /// Has a child do it as the user.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::account::Account;
-use super::as_user::{AsUser, Children, plain};
+use super::as_user::{AsUser, Children, Ticks, plain};
 use super::child::Task;
 use crate::backup::restore::Present;
 use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
@@ -51,8 +51,9 @@ impl<'a> Owner<'a> {
     }
 
     async fn perform<T: DeserializeOwned>(&self, task: Task, limit: Duration) -> Result<T, Failure> {
+        let began = Ticks::now();
         let done = self.as_user.perform(task, limit).await;
-        self.as_user.sweep().await;
+        self.as_user.sweep(began).await;
         let value = done.map_err(|why| match why {
             NotDone::Failed(failure) => failure,
             NotDone::Skipped { detail, .. } => Failure::new(Reason::Helper, detail),

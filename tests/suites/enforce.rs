@@ -3,6 +3,7 @@
 use crate::support::fleet::{Fleet, script_at};
 use crate::support::world::wait_for;
 
+mod accounts;
 mod broken;
 mod disk;
 mod gate;
@@ -29,7 +30,7 @@ fn a_good_build_reaches_all_with_every_message() {
     }
     let said = fleet.enforce(&["--dry-run"]).exits(0);
     assert!(said.contains("canary    ann (from 0.0.24), watched for 2s"), "{said}");
-    assert!(said.contains("in all 4s of watching"), "{said}");
+    assert!(said.contains("4s of watching and at most 2m for stops and starts, 2m 4s in all"), "{said}");
     fleet.everybody_is_on(OLD);
     assert!(!fleet.path("installs").join(NEW).exists(), "a dry run does nothing");
 
@@ -116,13 +117,15 @@ fn who_is_excepted_stays_visibly_until_a_run_that_does_not_except_them() {
 }
 
 #[test]
-fn of_two_enforcers_one_leaves_at_once() {
+fn of_two_enforcers_one_leaves_at_once_and_says_so() {
     let fleet = fleet("");
+    let serving = fleet.world.serve();
     let first = fleet.command(&["--to", NEW]).stdout(std::process::Stdio::null()).spawn();
     let mut first = first.expect("the program");
     wait_for("the first to be at work", || fleet.journal());
     let said = fleet.enforce(&["--to", NEW]).exits(3);
     assert!(said.contains("[held: another_at_work]"), "{said}");
+    serving.until_metric("t3_enforcer_runs_total{outcome=\"held\"}", |value| value == 1.0);
     assert_eq!(first.wait().expect("an end").code(), Some(0));
     fleet.everybody_is_on(NEW);
 }

@@ -149,13 +149,17 @@ impl Account {
 
     /// The level of the database, read from a copy: a look by root would leave files behind.
     pub fn level(&self) -> u32 {
+        self.count("SELECT max(migration_id) FROM effect_sql_migrations")
+    }
+
+    /// A number from such a copy.
+    pub fn count(&self, sql: &str) -> u32 {
         let copy = tempfile::tempdir().expect("a directory");
         for name in ["state.sqlite", "state.sqlite-wal"] {
             let _ = fs::copy(self.base_dir().join("userdata").join(name), copy.path().join(name));
         }
         let copy = Connection::open(copy.path().join("state.sqlite")).expect("a database");
-        copy.query_row("SELECT max(migration_id) FROM effect_sql_migrations", [], |row| row.get(0))
-            .expect("a level")
+        copy.query_row(sql, [], |row| row.get(0)).expect("a number")
     }
 }
 
