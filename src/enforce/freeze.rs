@@ -71,7 +71,8 @@ impl Freeze {
         self.broken().remove(&version.to_string()).map(|broke| broke.why)
     }
 
-    fn broken(&self) -> BTreeMap<String, Broke> {
+    /// The builds that were rolled back here, by version.
+    pub fn broken(&self) -> BTreeMap<String, Broke> {
         fs::read(&self.broken).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 }

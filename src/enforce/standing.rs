@@ -1,6 +1,7 @@
 //! How the enforcer stands, for whoever did not see it run: how the last run ended, who was left behind and since when.
 //! The enforcer writes it whole at each end; `serve` reads it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
@@ -46,7 +47,10 @@ pub struct Seen {
     pub standing: Standing,
     /// Whether a rollout was begun and has not ended.
     pub under_way: bool,
+    /// Why nothing is begun, and how that is ended.
     pub frozen: Option<String>,
+    /// Why builds were rolled back here, by version.
+    pub broken: BTreeMap<String, String>,
 }
 
 impl Standing {
@@ -79,10 +83,13 @@ impl Standing {
 impl Seen {
     pub fn load(state_dir: &Path) -> Self {
         let dir = super::dir(state_dir);
+        let freeze = Freeze::new(&dir);
+        let remedy = |why: String| format!("{why}; remove {} when it is understood", freeze.file().display());
         Self {
             standing: Standing::load(&dir),
             under_way: Ledger::exists(&dir),
-            frozen: Freeze::new(&dir).reason(),
+            frozen: freeze.reason().map(remedy),
+            broken: freeze.broken().into_iter().map(|(version, broke)| (version, broke.why)).collect(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The part of the status page about builds that nobody has yet: what was found of each, what the last refusal said, and
 //! what is being found out now.
 
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use maud::{Markup, html};
@@ -16,6 +18,7 @@ const SHOWN: usize = 5;
 
 pub fn section(surfaces: &Surfaces, now: SystemTime) -> Markup {
     let candidates = surfaces.candidates.borrow().clone();
+    let broken = surfaces.enforcer.lock().unwrap_or_else(PoisonError::into_inner).broken.clone();
     let refused = candidates.iter().find(|candidate| candidate.document.verdict != Verdict::Pass);
     html! {
         @if !candidates.is_empty() {
@@ -24,7 +27,7 @@ pub fn section(surfaces: &Surfaces, now: SystemTime) -> Markup {
                 table {
                     caption { "Builds that the gate has rehearsed, the newest verdict first." }
                     thead { tr { @for head in ["Build", "Verdict", "Made", "Going back", "What it says"] { th scope="col" { (head) } } } }
-                    tbody { @for candidate in candidates.iter().take(SHOWN) { (row(candidate, now)) } }
+                    tbody { @for candidate in candidates.iter().take(SHOWN) { (row(candidate, &broken, now)) } }
                 }
             }
             @if let Some(refused) = refused { (refusal(&refused.document, now)) }
@@ -32,13 +35,17 @@ pub fn section(surfaces: &Surfaces, now: SystemTime) -> Markup {
     }
 }
 
-fn row(candidate: &Candidate, now: SystemTime) -> Markup {
+fn row(candidate: &Candidate, broken: &BTreeMap<String, String>, now: SystemTime) -> Markup {
     let document = &candidate.document;
     html! {
         tr {
             th scope="row" { a href=(format!("/candidates/{}", document.candidate.version)) { (document.candidate.version) } small.quiet { " beside " (document.control.version) } }
             td.(class(document.verdict)) title=(document.grounds.meaning()) {
                 (document.verdict) small { (document.grounds) }
+                // What users have found counts for more than any rehearsal.
+                @if let Some(why) = broken.get(&document.candidate.version) {
+                    small.failed title=(why) { "rolled back here" }
+                }
             }
             td.figure {
                 (ago(document.made_at, now))

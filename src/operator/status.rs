@@ -212,7 +212,7 @@ fn cell(step: Step, result: Option<&StepResult>) -> Markup {
 
 /// How the last run of the enforcer ended, and who was left behind.
 fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
-    let Seen { standing, under_way, frozen } =
+    let Seen { standing, under_way, frozen, .. } =
         surfaces.enforcer.lock().unwrap_or_else(PoisonError::into_inner).clone();
     html! {
         @match &standing.last {

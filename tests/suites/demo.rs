@@ -213,6 +213,8 @@ fn the_bad_nightly_is_played_from_the_timer_to_the_freeze() {
 
     demo.until_page_says("All 3 users can log in");
     demo.until_page_says(&format!("{BAD} was rolled back at "));
+    demo.until_page_says("state/enforce/freeze when it is understood");
+    demo.until_page_says("rolled back here");
     for line in [
         "t3_enforcer_runs_total{outcome=\"rolled_back\"} 1",
         "t3_enforcer_frozen 1",
