@@ -78,7 +78,7 @@ fn who_is_busy_is_not_restarted_and_is_moved_once_idle_with_every_message() {
 
 #[test]
 fn who_stays_and_is_killed_during_a_soak_comes_back_on_what_they_ran() {
-    let fleet = fleet("").changed("soak = \"2s\"", "soak = \"6s\"");
+    let fleet = fleet("").changed("soak = \"2s\"", "soak = \"10s\"");
     fleet.busy("bob", true);
     fleet.write_message("bob", "before");
     let rows = fleet.rows("bob");

@@ -127,7 +127,7 @@ fn full_at_the_restore_the_new_build_runs_on_its_own_database_until_there_is_roo
     fleet.start("ann");
     fleet.write_message("ann", "before");
     let rows = fleet.rows("ann");
-    fleet.install_broken(NEW, "fails-later=4");
+    fleet.install_broken(NEW, "fails-later=8");
     let said = std::thread::scope(|scope| {
         let run = scope.spawn(|| fleet.enforce(&["--to", NEW]));
         wait_for("ann to be watched, or the end", || {

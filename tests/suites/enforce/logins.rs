@@ -11,9 +11,9 @@ use crate::support::world::{http, wait_for};
 #[test]
 fn failed_logins_of_real_users_bring_everybody_back() {
     let (port, operator) = (free_port(), free_port());
-    // The enforcer logs in once a quarter of a minute; before it does so again it asks how others fared.
+    // The enforcer logs in once in half a minute; before it does so again it asks how others fared.
     let fleet = Fleet::on(OLD, &["ann", "bob"], &format!("{PASSES}soak = \"2m\"\n"))
-        .changed("login_interval = \"500ms\"", "login_interval = \"15s\"")
+        .changed("login_interval = \"500ms\"", "login_interval = \"30s\"")
         .changed("[probe]\n", "[rollout]\nconsecutive_limit = 3\n[probe]\nhandshake_interval = \"1h\"\n")
         .configured(&section(port, operator));
     let serving = fleet.world.serve();
