@@ -33,6 +33,8 @@ mod writing;
 const LABEL: &str = "t3-prober gate";
 /// The documented exit status after SIGTERM (CONTRACT §9).
 const INTERRUPTED: i32 = 130;
+/// A server that fails in the hold because it is about to end has ended by then.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is to be rehearsed, and how patiently.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -227,8 +229,15 @@ impl<'a> Work<'a> {
         redeem(&mut client, generation, &credential, self.limits).await.map(|_| ())
     }
 
-    /// Looks again and again whether all is still well, and logs in once more at the end.
+    /// Looks again and again whether all is still well, and logs in once more at the end. Of a server that has ended it
+    /// is not what its port says that counts.
     async fn hold(&self, trial: &mut Trial, generation: Generation) -> Result<(), NotDone> {
+        let held = self.stays_well(trial, generation).await;
+        let patience = if held.is_ok() { Duration::ZERO } else { ENDS_WITHIN };
+        trial.ended_within(patience).await.map_or(held, |crashed| Err(crashed.into()))
+    }
+
+    async fn stays_well(&self, trial: &mut Trial, generation: Generation) -> Result<(), NotDone> {
         let hold = self.orders.patience.hold;
         let until = Instant::now() + hold;
         loop {
@@ -243,8 +252,7 @@ impl<'a> Work<'a> {
             }
             sleep(left.min(hold / 10).max(Duration::from_millis(10))).await;
         }
-        pair(&self.keepers, &mut self.client(), generation, self.limits).await?;
-        trial.ended().map_or(Ok(()), |crashed| Err(crashed.into()))
+        pair(&self.keepers, &mut self.client(), generation, self.limits).await.map(|_| ())
     }
 
     /// A second start, which must find nothing to do; answers the cookie's name on loopback.

@@ -125,6 +125,18 @@ impl Trial {
         Some(Failure::new(Reason::Crashed, format!("the server ended by itself: {}", said.detail)))
     }
 
+    /// The same for one that may be about to end: its port closes first, and the process is gone a moment later.
+    pub async fn ended_within(&mut self, limit: Duration) -> Option<Failure> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || Instant::now() >= deadline {
+                return ended;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Stops it as a supervisor would, and waits; answers its exit status, `None` where a signal ended it.
     pub async fn stop(mut self, limit: Duration) -> Result<Option<i32>, Failure> {
         match self.boxed() {
