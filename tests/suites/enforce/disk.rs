@@ -106,6 +106,9 @@ fn without_room_for_the_way_back_nobody_is_moved() {
     let fleet = Fleet::on(OLD, &["ann"], PASSES);
     fleet.stop("ann");
     let small = Small::under(fleet.world.base_dir("ann").join("userdata"), "4m");
+    // What runs on it is stopped before it goes.
+    let desk = (fleet, small);
+    let (fleet, small) = &desk;
     fleet.start("ann");
     let started = fleet.started("ann");
     small.fill();
@@ -124,6 +127,8 @@ fn full_at_the_restore_the_new_build_runs_on_its_own_database_until_there_is_roo
     let fleet = Fleet::on(OLD, &["ann"], &format!("{PASSES}soak = \"30s\"\n"));
     fleet.stop("ann");
     let small = Small::under(fleet.world.base_dir("ann").join("userdata"), "8m");
+    let desk = (fleet, small);
+    let (fleet, small) = &desk;
     fleet.start("ann");
     fleet.write_message("ann", "before");
     let rows = fleet.rows("ann");
