@@ -325,7 +325,12 @@ impl Connection {
 }
 
 fn describe(error: &hyper::Error) -> Failure {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let source = std::error::Error::source(error);
+    // Of a request that never went out, what broke the connection before it.
+    if let Some(broken) = source.and_then(|source| source.downcast_ref::<hyper::Error>()) {
+        return describe(broken);
+    }
+    let cause = source.and_then(|cause| cause.downcast_ref::<std::io::Error>());
     let gone = error.is_canceled() || error.is_closed() || error.is_incomplete_message() || cause.is_some();
     if error.is_parse() || !gone {
         return Failure::new(Reason::Malformed, format!("the answer is not HTTP: {error}"));
@@ -396,3 +401,6 @@ impl Answer {
         self.headers.get(header::CONTENT_TYPE)?.to_str().ok()
     }
 }
+
+#[cfg(test)]
+mod tests;
