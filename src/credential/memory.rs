@@ -1,9 +1,7 @@
 //! What is known of each credential, kept over a restart: a source that was lost meanwhile is stale, and not one that was
 //! never seen, and its last known end is still warned of.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -34,10 +32,7 @@ pub fn load(path: &Path) -> Vec<Remembered> {
 
 /// Replaces the file, whole or not at all.
 pub fn store(path: &Path, remembered: &[Remembered]) -> io::Result<()> {
-    let half = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    file.write_all(&serde_json::to_vec(remembered)?)?;
-    fs::rename(half, path)
+    source_file::replace(path, &remembered, 0o600)
 }
 
 impl Watch {

@@ -25,7 +25,7 @@ const VERY_FRESH: Duration = Duration::from_secs(1);
 /// Idle connections kept per user and worker.
 const KEPT: usize = 64;
 
-/// How long a starting instance is given for one answer.
+/// How long a starting instance is given for one answer, and how often it is asked.
 const TRY: Duration = Duration::from_millis(250);
 
 /// The two looks at the listener must lie this close together: a restart of t3 takes ten times as long, so nobody
@@ -128,14 +128,18 @@ impl Instance {
 pub async fn await_start(route: &Route, limit: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + limit;
     while route.is_starting(Instant::now()) {
+        let next = Instant::now() + TRY;
         let mut instance = Instance::open(route, limit).await?;
-        if tokio::time::timeout(TRY, instance.answers(route)).await == Ok(true) {
+        if tokio::time::timeout_at(next, instance.answers(route)).await == Ok(true) {
             route.has_started();
-        } else if Instant::now() >= deadline {
+        } else if next >= deadline {
             return Err(Failure::new(
                 Reason::Timeout,
                 format!("port {} accepts and does not answer: the instance is starting", route.target.port),
             ));
+        } else {
+            // One that hangs up at once is not asked any faster.
+            tokio::time::sleep_until(next).await;
         }
     }
     Ok(())

@@ -35,8 +35,10 @@ impl Keys {
         self
     }
 
-    /// The way in for the prober: through the listener at this address, which one of these uids must have.
-    pub fn door(&self, address: SocketAddr, uids: Vec<u32>) -> anyhow::Result<Door> {
+    /// The way in for the prober: through the listener at this address, which must belong to root, to us, or to one of
+    /// these uids.
+    pub fn door(&self, address: SocketAddr, besides: &[u32]) -> anyhow::Result<Door> {
+        let uids = [0, nix::unistd::geteuid().as_raw()].into_iter().chain(besides.iter().copied()).collect();
         let key =
             self.probe.as_deref().context("without a [dispatch] probe_key_file a probe would be a user")?;
         Door::new(address, uids, key, self.edge.as_deref()).context(

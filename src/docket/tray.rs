@@ -2,7 +2,7 @@
 //! the followed tag was found to stand for. A version is all that is read of it.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::gate::track::Pace;
+use crate::inventory::source_file;
 use crate::t3::version::Version;
 
 /// More than this is somebody's mistake.
@@ -65,13 +66,9 @@ pub fn waiting(state_dir: &Path) -> io::Result<Vec<Version>> {
     Ok(found.into_iter().map(|(_, version)| version).collect())
 }
 
-/// Written beside its place and renamed: a reader sees the old one or the new one.
+/// Replaces what was remembered.
 pub fn remember(state_dir: &Path, tracked: &Tracked) -> io::Result<()> {
-    let path = tracked_in(state_dir);
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
-    file.write_all(&serde_json::to_vec(tracked)?)?;
-    fs::rename(&beside, &path)
+    source_file::replace(&tracked_in(state_dir), tracked, 0o644)
 }
 
 /// What was remembered; what cannot be read is found out anew.

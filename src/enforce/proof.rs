@@ -272,9 +272,7 @@ pub fn is_stopped(pulse: &Run) -> bool {
 /// The way through the dispatch, where the configuration names one.
 fn door(config: &Config) -> Result<Option<Door>, Failure> {
     let Some(address) = config.probe.front else { return Ok(None) };
-    let mut uids = vec![0, nix::unistd::geteuid().as_raw()];
-    uids.extend(&config.probe.front_uids);
-    let door = Keys::read(&config.dispatch).and_then(|keys| keys.door(address, uids));
+    let door = Keys::read(&config.dispatch).and_then(|keys| keys.door(address, &config.probe.front_uids));
     door.map(Some)
         .map_err(|error| Failure::new(Reason::Unreadable, format!("no way through the dispatch: {error:#}")))
 }

@@ -1,10 +1,12 @@
-//! One source file, read whole or not at all: bounded, never blocking on a pipe, never half of the old and half of
-//! the new content.
+//! One small file, read or replaced whole or not at all: bounded, never blocking on a pipe, never half of the old and
+//! half of the new content.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use serde::Serialize;
 
 /// A table of a hundred thousand users is smaller than this.
 pub const MAX_SIZE: u64 = 16 * 1024 * 1024;
@@ -73,6 +75,16 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
     Err(ReadError::Changing)
 }
 
+/// Replaces a file of this program's own by JSON: written beside its place, on disk before it is renamed. There is one
+/// writer.
+pub fn replace(path: &Path, content: &impl Serialize, mode: u32) -> io::Result<()> {
+    let half = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&half)?;
+    file.write_all(&serde_json::to_vec(content)?)?;
+    file.sync_all()?;
+    std::fs::rename(half, path)
+}
+
 fn read_bounded(file: &File) -> Result<Vec<u8>, ReadError> {
     let mut content = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut content)?;
@@ -82,6 +94,18 @@ fn read_bounded(file: &File) -> Result<Vec<u8>, ReadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_written_over_and_never_read() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("known.json");
+        replace(&path, &["one"], 0o600).expect("written");
+        std::fs::write(dir.path().join("known.new"), "[\"half of a much longer text").expect("written");
+        assert_eq!(read(&path).expect("whole"), br#"["one"]"#);
+        replace(&path, &["two"], 0o600).expect("written");
+        assert_eq!(read(&path).expect("whole"), br#"["two"]"#);
+        assert!(!dir.path().join("known.new").exists());
+    }
 
     #[test]
     fn a_directory_or_a_pipe_is_refused_and_does_not_block() {

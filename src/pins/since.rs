@@ -1,9 +1,7 @@
 //! Since when each difference is there, kept over a restart: an old skew must not look new because the service does.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -57,11 +55,7 @@ impl Since {
     /// Replaces the file, whole or not at all.
     pub fn store(&self, path: &Path) -> io::Result<()> {
         let lines = self.0.iter().map(|(subject, since)| Line { subject: subject.clone(), since: *since });
-        let half = path.with_extension("new");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-        file.write_all(&serde_json::to_vec(&lines.collect::<Vec<_>>())?)?;
-        fs::rename(half, path)
+        source_file::replace(path, &lines.collect::<Vec<_>>(), 0o600)
     }
 }
 
@@ -126,7 +120,7 @@ mod tests {
         assert_eq!(after, before);
         assert!(after.see(&[], |user| user == "bob", START + MINUTE).is_empty());
         assert_eq!(after.see(&bob_is_skewed(), |_| false, START + MINUTE * 2), [START]);
-        fs::write(&file, "[{").expect("written");
+        std::fs::write(&file, "[{").expect("written");
         assert_eq!(Since::load(&file), Since::default());
     }
 }
