@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::book::metrics;
 use super::labels::{NoLabels, labels};
@@ -40,6 +41,9 @@ metrics! {
         runs: ByUser<OfActAndOutcome, Counter> = "t3_backup_runs_total",
         /// Acts on snapshots that failed, by reason; a series begins with the first failure of its kind
         failures: ByUser<OfActAndReason, Counter> = "t3_backup_failures_total",
+        /// What failed when it was last tried (1), or once failed and does not any more (0), over restarts of this program;
+        /// a series begins with the first failure of its kind
+        failing: ByUser<OfActAndReason, Gauge> = "t3_backup_failing",
         /// When the newest snapshot was taken; absent without one
         last_success: ByUser<NoLabels, Reading> = "t3_backup_last_success_timestamp_seconds",
         /// When the newest snapshot was taken that is verified: what is newer could be lost; absent without one
@@ -120,6 +124,23 @@ impl Backup {
             (&self.rpo, seconds(there_is.rpo)),
         ] {
             series.with(user, NoLabels, |reading| reading.set(value.unwrap_or(f64::NAN)));
+        }
+    }
+
+    /// States which acts failed when they were last tried.
+    pub fn set_failing(&self, user: &str, failed: &[BackupRun]) {
+        let reason = |run: &BackupRun| {
+            let failure = run.failure.as_ref()?;
+            Some(OfActAndReason { act: run.act, reason: failure.reason })
+        };
+        let now: Vec<_> = failed.iter().filter_map(reason).collect();
+        self.failing.each(user, |known, failing| {
+            failing.set(i64::from(now.contains(known)));
+        });
+        for labels in now {
+            self.failing.with(user, labels, |failing| {
+                failing.set(1);
+            });
         }
     }
 

@@ -62,6 +62,7 @@ impl Backups {
                     Ok(standing) => {
                         let standing = standing.unwrap_or_default();
                         self.metrics.backup.state(user, &summary(&standing));
+                        self.metrics.backup.set_failing(user, &standing.failing);
                         standings.insert(user.to_owned(), standing);
                         said.remove(user);
                     }

@@ -129,7 +129,6 @@ const PLANTED: &[(&str, Plant)] = &[
     ("promql/impossible", |rule| {
         rule.expr = "t3_user_paused > 0 and on () vector(1) == 2".to_owned();
     }),
-    ("promql/rate", |rule| rule.expr = "rate(t3_probe_runs_total[20s]) > 0".to_owned()),
     ("promql/rate", |rule| rule.expr = "rate(t3_user_paused[5m]) > 0".to_owned()),
     ("promql/regexp", |rule| rule.expr = "t3_probe_ok{kind=~\"pulse\"} > 0".to_owned()),
     ("promql/regexp", |rule| rule.expr = "t3_probe_ok{user=~\"^a.*\"} > 0".to_owned()),
@@ -138,6 +137,19 @@ const PLANTED: &[(&str, Plant)] = &[
         rule.expr = "t3_user_paused > on (job, instance, user) t3_prober_probe_sessions_left and on (step) t3_probe_ok".to_owned();
     }),
     ("promql/vector_matching", |rule| rule.expr = "t3_user_paused > t3_probe_ok".to_owned()),
+    ("promql/window", |rule| rule.expr = "increase(t3_dispatch_refused_total[50s]) > 0".to_owned()),
+    ("promql/window", |rule| rule.expr = "last_over_time(t3_user_paused[30s]) > 0".to_owned()),
+    // A handshake every ten minutes: five of them see nothing of most.
+    ("promql/window", |rule| {
+        rule.expr = "increase(t3_probe_runs_total{kind=\"handshake\"}[5m]) == 0".to_owned();
+    }),
+    ("promql/window", |rule| rule.expr = "changes(t3_history_events[1m]) > 0".to_owned()),
+    ("promql/window", |rule| {
+        rule.annotations.insert(
+            "description".to_owned(),
+            "{{ $labels.user }} {{ query \"up[30s]\" }}. Next: look".to_owned(),
+        );
+    }),
     ("rule/link", |rule| {
         rule.annotations.insert("runbook_url".to_owned(), "{{ $externalLabels.runbooks }}/T3.md".to_owned());
     }),

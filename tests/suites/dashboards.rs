@@ -126,6 +126,33 @@ fn nothing_refers_to_a_metric_that_does_not_exist_and_every_metric_is_of_use() {
     }
 }
 
+/// What is marked from one step to the next must be seen by one of them, also where a scrape was missed.
+fn looks_back_too_little(mark: &Value) -> Option<String> {
+    let step = rules::milliseconds(text(&mark["step"]))?;
+    let expr = text(&mark["expr"]);
+    let words = expr.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let back: Vec<u64> = words.filter_map(rules::milliseconds).collect();
+    let seconds = expr.rsplit_once("< ").and_then(|(_, seconds)| seconds.parse::<u64>().ok());
+    let shortest = back.into_iter().chain(seconds.map(|seconds| seconds * 1000)).min().unwrap_or(0);
+    (shortest < 2 * step).then(|| format!("{expr} looks back {shortest} ms and is asked every {step} ms"))
+}
+
+#[test]
+fn annotations_look_back_over_two_of_their_steps() {
+    let boards = dashboards::all();
+    let marks: Vec<&Value> =
+        boards.iter().flat_map(|board| list(&board.json["annotations"]["list"])).collect();
+    let asked: Vec<_> = marks.iter().filter(|mark| !text(&mark["expr"]).is_empty()).collect();
+    assert!(asked.len() >= 2, "verdicts and upgrades are marked");
+    for mark in asked {
+        assert!(rules::milliseconds(text(&mark["step"])).is_some(), "{mark}");
+        assert_eq!(looks_back_too_little(mark), None);
+    }
+    for expr in ["changes(up[1m]) > 0", "time() - up < 60", "up unless up offset 1m"] {
+        assert!(looks_back_too_little(&json!({ "step": "60s", "expr": expr })).is_some(), "{expr}");
+    }
+}
+
 #[test]
 fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
     let boards = dashboards::all();

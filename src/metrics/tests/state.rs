@@ -47,7 +47,9 @@ pub fn record_state(metrics: &Metrics, user: &str) {
     look.facts.state = Some(Box::new(migrated()));
     metrics.record(&look);
     metrics.backup.record(&backup(user, BackupAct::Take, None));
-    metrics.backup.record(&backup(user, BackupAct::Verify, Some((Reason::Corrupt, Some(Flaw::Page)))));
+    let verified = backup(user, BackupAct::Verify, Some((Reason::Corrupt, Some(Flaw::Page))));
+    metrics.backup.record(&verified);
+    metrics.backup.set_failing(user, &[verified]);
     let hour = Duration::from_secs(3600);
     metrics.backup.state(
         user,
@@ -106,4 +108,18 @@ fn a_snapshot_that_does_not_restore_is_counted_by_what_was_found() {
     metrics.backup.state("ann", &Snapshots::default());
     assert_eq!(sample(&metrics, r#"t3_backup_last_success_timestamp_seconds{user="ann"}"#), None);
     assert_eq!(sample(&metrics, r#"t3_backup_snapshots{user="ann"}"#), Some(0.0));
+}
+
+#[test]
+fn an_act_on_snapshots_is_failing_until_it_succeeds() {
+    let metrics = metrics_of(&[ANN]);
+    let failing = |reason: &str| {
+        sample(&metrics, &format!(r#"t3_backup_failing{{user="ann",act="drill",reason="{reason}"}}"#))
+    };
+    let drill = |reason: Reason| backup("ann", BackupAct::Drill, Some((reason, None)));
+    metrics.backup.set_failing("ann", &[drill(Reason::Crashed)]);
+    metrics.backup.set_failing("ann", &[drill(Reason::NoSpace)]);
+    assert_eq!((failing("crashed"), failing("no_space")), (Some(0.0), Some(1.0)));
+    metrics.backup.set_failing("ann", &[]);
+    assert_eq!((failing("crashed"), failing("no_space")), (Some(0.0), Some(0.0)));
 }

@@ -1,18 +1,36 @@
-//! The rules about rules: fourteen of pint's, each a small function that says what is wrong, and one of our own (every
-//! metric exists). None has an exception.
+//! The rules about rules: fourteen of pint's, each a small function that says what is wrong, and two of our own (every
+//! metric exists, every range is long enough for what it looks at). None has an exception.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
-use promql_parser::parser::{BinaryExpr, Expr, LabelModifier, parse};
+use promql_parser::parser::{BinaryExpr, Expr, LabelModifier, VectorSelector, parse};
 
 use crate::support::promql::{Catalogue, Labels, is_scalar, nodes, selectors};
 use crate::support::rules::{Rule, milliseconds, root};
 
-/// deploy/prometheus/prometheus.yml.
-const SCRAPE_INTERVAL: u64 = 10_000;
-/// Of a rate: less than four samples and one missed scrape leaves a hole.
-const SHORTEST_RATE: u64 = 4 * SCRAPE_INTERVAL;
+/// What Prometheus does where nobody says otherwise; ours (deploy/prometheus/prometheus.yml) is asked more often.
+pub const SCRAPE_INTERVAL: u64 = 15_000;
+/// Less than four samples, and one missed scrape leaves a hole.
+pub const SHORTEST_RANGE: u64 = 4 * SCRAPE_INTERVAL;
+/// What asks how something has moved.
+const MOVEMENTS: [&str; 7] = ["rate", "increase", "irate", "changes", "delta", "idelta", "deriv"];
+/// What moves regularly, by the beginning of its name, and how often in seconds, as configured by default; the first
+/// that fits. What else there is are events, which come when they come.
+const MOVED: &[(&str, Option<&str>, u64)] = &[
+    ("t3_probe_", Some("pulse"), 5),
+    ("t3_probe_", Some("state"), 60),
+    ("t3_probe_", Some("front"), 60),
+    // The handshake's, and what does not say whose it is.
+    ("t3_probe_", None, 600),
+    ("t3_auth_", None, 60),
+    ("t3_history_", None, 60),
+    ("t3_state_", None, 60),
+    ("t3_schema_", None, 60),
+    ("t3_instance_", None, 300),
+    ("t3_prober_cli_", None, 600),
+];
 const RATES: [&str; 3] = ["rate", "increase", "irate"];
 const SEVERITIES: [&str; 3] = ["page", "ticket", "info"];
 /// What an aggregation must keep, or hosts run together.
@@ -41,6 +59,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("promql/regexp", regexp),
     ("promql/series", series),
     ("promql/vector_matching", vector_matching),
+    ("promql/window", window),
     ("rule/duplicate", duplicate),
     ("rule/link", link),
     ("rule/name", name),
@@ -246,14 +265,50 @@ fn rate(look: &Look<'_>) -> Vec<String> {
             continue;
         }
         let Expr::MatrixSelector(matrix) = &*call.args.args[0] else { continue };
-        if matrix.range.as_millis() < u128::from(SHORTEST_RATE) {
-            wrong.push(format!("{} over {:?} is shorter than four scrapes", call.func.name, matrix.range));
-        }
         if look.catalogue.metric(&matrix.vs).is_some_and(|metric| metric.kind != "counter") {
             wrong.push(format!("{} of {}, which is no counter", call.func.name, matrix.vs));
         }
     }
     wrong
+}
+
+/// A range that holds less than four scrapes, or not two of what moves the series, sees nothing between two samples.
+fn window(look: &Look<'_>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for node in nodes(look.expr) {
+        let Expr::Call(call) = node else { continue };
+        let ranges = call.args.args.iter().filter_map(|argument| match &**argument {
+            Expr::MatrixSelector(matrix) => Some(matrix),
+            _ => None,
+        });
+        for matrix in ranges {
+            let (asks, range) = (call.func.name, matrix.range);
+            if range.as_millis() < u128::from(SHORTEST_RANGE) {
+                wrong.push(format!("{asks} over {range:?} is shorter than four scrapes"));
+            }
+            let every = moved_every(&matrix.vs);
+            if MOVEMENTS.contains(&asks) && range < 2 * every {
+                wrong.push(format!("{asks} over {range:?}, but {} moves every {every:?}", matrix.vs));
+            }
+        }
+    }
+    // The texts ask questions of their own.
+    for text in look.rule.annotations.values() {
+        let ranges = text.split('[').skip(1).filter_map(|rest| Some(rest.split_once(']')?.0));
+        let short = ranges.filter(|range| milliseconds(range).is_some_and(|range| range < SHORTEST_RANGE));
+        wrong.extend(short.map(|range| format!("its text asks over {range}, shorter than four scrapes")));
+    }
+    wrong
+}
+
+fn moved_every(selector: &VectorSelector) -> Duration {
+    let name = selector.name.as_deref().unwrap_or_default();
+    let kind = selector.matchers.matchers.iter().find(|matcher| matcher.name == "kind");
+    let is_of = |of: Option<&str>| {
+        of.is_none_or(|of| kind.is_some_and(|kind| kind.op.to_string() == "=" && kind.value == of))
+    };
+    let known = MOVED.iter().find(|(begins, of, _)| name.starts_with(begins) && is_of(*of));
+    Duration::from_secs(known.map_or(0, |(_, _, seconds)| *seconds))
 }
 
 fn regexp(look: &Look<'_>) -> Vec<String> {

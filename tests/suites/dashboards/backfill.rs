@@ -80,7 +80,9 @@ fn value(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
             // The last run ended a minute before the end.
             (now - 5 * 86_400 - u64::from(age > 60)) as f64
         }
-        "t3_verdict_timestamp_seconds" => (now - 7200 - u64::from(age > 60)) as f64,
+        // A build is judged for the first time: its series has only just begun.
+        "t3_verdict_timestamp_seconds" if age > 15 => f64::NAN,
+        "t3_verdict_timestamp_seconds" => (now - 30) as f64,
         name if name.ends_with("_timestamp_seconds") => (now - 7200) as f64,
         _ if metric.kind == "counter" => (HISTORY - age.min(HISTORY)) as f64,
         _ => 1.0,
