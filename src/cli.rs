@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, Source};
 
 mod backup;
+mod boxed;
 mod dispatch;
 mod enforce;
 mod gate;
@@ -88,6 +89,12 @@ enum Command {
     /// One drill, from inside its box
     #[command(hide = true)]
     DrillDriver,
+    /// Another command, for as long as stdin is open
+    #[command(hide = true)]
+    Leashed {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
     /// The JSON Schema of a verdict's document
     #[command(hide = true)]
     VerdictSchema,
@@ -139,8 +146,9 @@ pub fn run() -> ExitCode {
         Command::Rollout(args) => with_config(source, |config, _| {
             with_runtime(&config, async |config| Ok(rollout::run(args, &config).await))
         }),
-        Command::GateDriver => answer(gate::driver()),
-        Command::DrillDriver => answer(backup::driver()),
+        Command::GateDriver => answer(boxed::rehearsal()),
+        Command::DrillDriver => answer(boxed::drill()),
+        Command::Leashed { command } => answer(boxed::command(&command)),
         Command::VerdictSchema => {
             print!("{}", crate::verdict::SCHEMA);
             ExitCode::SUCCESS

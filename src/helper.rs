@@ -14,7 +14,7 @@ mod owner;
 mod verbs;
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +35,7 @@ use crate::t3::access::helper::Helper;
 use crate::t3::access::wire::{Builds, End, LARGEST_REQUEST, Reply, Request};
 use crate::t3::access::{Access, Way};
 use crate::t3::keeper::Limits;
+use crate::t3::leash::Leash;
 
 /// `[helper]`: how the privileged helper is reached, and what it does for whom. With neither `socket` nor `command`
 /// everything is done as oneself.
@@ -221,23 +222,22 @@ fn with_root(
 /// One request from a command line.
 fn once(config: &Config, asked: Asked, runtime: &Runtime) -> Result<ExitCode, String> {
     let caller = Caller::of_process(&config.helper)?;
-    let request = match asked.request {
-        Some(request) => request,
-        None => read_request(asked.verb)?,
-    };
     let verbs = Verbs::new(config, caller)?;
-    print(&runtime.block_on(verbs.answer(&request)))
+    let reply = runtime.block_on(async {
+        let Some(request) = asked.request else {
+            let cannot = |error: io::Error| format!("cannot read the request: {error}");
+            let mut leash = Leash::on_stdin().map_err(cannot)?;
+            let line = leash.line(LARGEST_REQUEST).await.map_err(cannot)?;
+            return Ok::<_, String>(verbs.answer(&of_verb(asked.verb, &line)?, &mut leash).await);
+        };
+        Ok(Some(verbs.done(&request).await))
+    });
+    reply?.map_or(Ok(ExitCode::FAILURE), |reply| print(&reply))
 }
 
 /// The request on stdin must be of the verb on the command line: that is the one that sudo has allowed.
-fn read_request(verb: HelperVerb) -> Result<Request, String> {
-    let mut line = Vec::new();
-    io::stdin()
-        .lock()
-        .take(LARGEST_REQUEST as u64)
-        .read_until(b'\n', &mut line)
-        .map_err(|error| format!("cannot read the request: {error}"))?;
-    let request: Request = serde_json::from_slice(&line).map_err(|_| "stdin is no request".to_owned())?;
+fn of_verb(verb: HelperVerb, line: &[u8]) -> Result<Request, String> {
+    let request: Request = serde_json::from_slice(line).map_err(|_| "stdin is no request".to_owned())?;
     if request.verb() == verb { Ok(request) } else { Err(format!("the request on stdin is not for {verb}")) }
 }
 

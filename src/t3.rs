@@ -17,6 +17,7 @@ pub mod install;
 pub mod job;
 pub mod keeper;
 pub mod launch;
+pub mod leash;
 pub mod owner;
 pub mod pairing;
 pub mod schema;

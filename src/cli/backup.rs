@@ -1,7 +1,6 @@
 //! `backup take|list|verify|drill|due|restore`: snapshots of users' state, and proof that they restore.
 
 use std::fmt::Write;
-use std::io::Read;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +9,7 @@ use clap::Subcommand;
 
 use super::exit;
 use crate::backup::restore::Journal;
-use crate::backup::{Done, Drilled, Duty, Snapshot, Tree, Trial};
+use crate::backup::{Done, Drilled, Duty, Snapshot, Tree};
 use crate::config::Config;
 use crate::helper::Rightful;
 use crate::inventory::{self, Target};
@@ -207,16 +206,6 @@ async fn drill(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(answers.exit())
-}
-
-/// The hidden half of a drill, inside the box: the trial on stdin, what came of it on stdout.
-pub fn driver() -> anyhow::Result<ExitCode> {
-    let mut trial = String::new();
-    std::io::stdin().read_to_string(&mut trial).context("cannot read the trial")?;
-    let trial: Trial = serde_json::from_str(&trial).context("the trial is not understood")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    println!("{}", serde_json::to_string(&runtime.block_on(trial.carry_out_in_box()))?);
-    Ok(ExitCode::SUCCESS)
 }
 
 /// One line about a snapshot.

@@ -1,17 +1,14 @@
 //! `gate` and `verdict`: judge a build, say what is known of one. The exit code is the answer: 0 pass, 1 fail,
 //! 3 inconclusive, 4 error, 5 no verdict about the present situation.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-use anyhow::Context;
 
 use super::exit;
 use crate::config::Config;
 use crate::docket::{self, Asked, Standing};
 use crate::gate::Wanted;
-use crate::gate::rehearsal::{self, Orders};
 use crate::outcome::{Elsewhere, Verdict};
 use crate::t3::version::Version;
 use crate::verdict;
@@ -139,15 +136,4 @@ fn code(verdict: Verdict) -> u8 {
         Verdict::Inconclusive => INCONCLUSIVE,
         Verdict::Error => exit::UNKNOWN,
     }
-}
-
-/// The hidden half of `gate`, inside the box: orders on stdin, evidence on stdout.
-pub fn driver() -> anyhow::Result<ExitCode> {
-    let mut orders = String::new();
-    std::io::stdin().read_to_string(&mut orders).context("cannot read the orders")?;
-    let orders: Orders = serde_json::from_str(&orders).context("the orders are not understood")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let rehearsed = runtime.block_on(rehearsal::run(orders)).context("cannot work in the box")?;
-    println!("{}", serde_json::to_string(&rehearsed)?);
-    Ok(ExitCode::SUCCESS)
 }

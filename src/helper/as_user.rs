@@ -218,13 +218,14 @@ impl<'a> AsUser<'a> {
         let mut child = child.spawn()?;
         let running = child.id().and_then(|id| i32::try_from(id).ok()).map(|pid| self.children.watch(pid));
         let mut answer = Vec::new();
-        if let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) {
-            stdin.write_all(errand).await?;
-            drop(stdin);
+        // Open until the child has ended: it is the leash.
+        let mut leash = child.stdin.take();
+        if let (Some(stdin), Some(stdout)) = (&mut leash, child.stdout.take()) {
+            stdin.write_all(&[errand, b"\n"].concat()).await?;
             stdout.take(LARGEST_ANSWER).read_to_end(&mut answer).await?;
         }
         child.wait().await?;
-        drop(running);
+        drop((running, leash));
         Ok(answer)
     }
 }

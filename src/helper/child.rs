@@ -1,15 +1,13 @@
 //! The far side of `as_user`: a process of our own that becomes the user first and only then looks at anything of
 //! theirs. What it is to do comes from the helper on stdin; what came of it is one line on stdout.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::getppid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::io::AsyncRead;
 
 use super::account::Account;
 use crate::backup::restore::Present;
@@ -21,6 +19,7 @@ use crate::t3::cli::Verb;
 use crate::t3::guard::{Commands, Guard};
 use crate::t3::http::Client;
 use crate::t3::job::Job;
+use crate::t3::leash::Leash;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::trace::TraceContext;
 use crate::t3::version::Version;
@@ -55,13 +54,26 @@ pub enum Task {
 
 pub fn run() -> ExitCode {
     close_what_was_not_meant_for_us();
-    let reply = match errand() {
-        Ok(errand) => perform(&errand),
-        Err(what) => Reply::refused(what),
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let reply = match runtime {
+        Ok(runtime) => runtime.block_on(on_leash()),
+        Err(error) => Some(Reply::refused(error.to_string())),
     };
-    match io::stdout().lock().write_all(&reply.line()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    match reply.map(|reply| io::stdout().lock().write_all(&reply.line())) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(_)) | None => ExitCode::FAILURE,
+    }
+}
+
+/// What came of the errand; `None` where the helper has ended, and with it whatever was begun.
+async fn on_leash() -> Option<Reply> {
+    let begun = async {
+        let mut leash = Leash::on_stdin().map_err(|error| format!("cannot read the errand: {error}"))?;
+        Ok::<_, String>((errand(&mut leash).await?, leash))
+    };
+    match begun.await {
+        Ok((errand, mut leash)) => leash.during(perform(&errand)).await,
+        Err(what) => Some(Reply::refused(what)),
     }
 }
 
@@ -76,22 +88,17 @@ fn close_what_was_not_meant_for_us() {
 }
 
 /// The errand, once we are who it is for.
-fn errand() -> Result<Errand, String> {
-    const LARGEST: u64 = 64 * 1024;
-    let mut text = Vec::new();
-    io::stdin().lock().take(LARGEST).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    let errand: Errand = serde_json::from_slice(&text).map_err(|_| "stdin holds no errand".to_owned())?;
+async fn errand<R: AsyncRead + Unpin>(leash: &mut Leash<R>) -> Result<Errand, String> {
+    const LONGEST: usize = 64 * 1024;
+    let line = leash.line(LONGEST).await.map_err(|error| format!("cannot read the errand: {error}"))?;
+    let errand: Errand = serde_json::from_slice(&line).map_err(|_| "stdin holds no errand".to_owned())?;
     errand.account.become_it()?;
     Ok(errand)
 }
 
-fn perform(errand: &Errand) -> Reply {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return Reply::refused(error.to_string()),
-    };
+async fn perform(errand: &Errand) -> Reply {
     let guard = Guard::new(&errand.t3);
-    let end = runtime.block_on(errand.task.perform(&errand.instance, &guard));
+    let end = errand.task.perform(&errand.instance, &guard).await;
     Reply { end: end.into(), cpu: guard.take_cpu() }
 }
 
@@ -111,20 +118,9 @@ impl Task {
             }
             Self::Copy(order) => answer(&order.carry_out(instance)?),
             Self::TryOut(order, boxing) => answer(&order.as_ref().clone().carry_out(boxing).await),
-            Self::Run(job) => {
-                die_with_our_parent()?;
-                answer(&job.carry_out().await)
-            }
+            Self::Run(job) => answer(&job.carry_out().await),
         }
     }
-}
-
-/// A box ends with whoever made it, and that is us; the kernel forgets this wish when a process becomes somebody else.
-fn die_with_our_parent() -> Result<(), Failure> {
-    let before = getppid();
-    let wished = prctl::set_pdeathsig(Signal::SIGKILL);
-    wished.map_err(|errno| Failure::new(Reason::Helper, format!("cannot end with the helper: {errno}")))?;
-    if getppid() == before { Ok(()) } else { Err(Failure::new(Reason::Helper, "the helper has ended")) }
 }
 
 fn answer(value: &impl Serialize) -> Result<Value, NotDone> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::{Value, json};
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, timeout};
 
 use super::as_user::{AsUser, Children, plain};
@@ -21,6 +22,7 @@ use crate::t3::access::wire::{Builds, End, EnvPort, Inspections, Reply, Request}
 use crate::t3::cli::Verb;
 use crate::t3::http::Client;
 use crate::t3::keeper::{Keepers, Limits};
+use crate::t3::leash::Leash;
 use crate::t3::state::Inspection;
 use crate::t3::trace::TraceContext;
 
@@ -52,8 +54,21 @@ impl<'a> Verbs<'a> {
         Ok(Self { config, caller, children: Children::new()? })
     }
 
-    /// Does what is asked, within the request's own limit and ours; leaves nothing running.
-    pub async fn answer(&self, request: &Request) -> Reply {
+    /// Does what is asked, and leaves nothing running. `None` where nobody waits any more: a rehearsal whose gate was
+    /// killed is given up, and everything else is seen through.
+    pub async fn answer<R: AsyncRead + Unpin>(
+        &self,
+        request: &Request,
+        leash: &mut Leash<R>,
+    ) -> Option<Reply> {
+        match request.verb() {
+            HelperVerb::Rehearse => leash.during(self.done(request)).await,
+            _ => Some(self.done(request).await),
+        }
+    }
+
+    /// Within the request's own limit and ours.
+    pub async fn done(&self, request: &Request) -> Reply {
         let started = Instant::now();
         let longest = match request.verb() {
             // Builds take their time; the gate's own limits say how long.

@@ -19,6 +19,8 @@ const NETWORK: &[&str] =
 /// All that t3 may start: none of the providers' commands (CONTRACT §11).
 const PROGRAMS: &[&str] = &["node", "git", "sh"];
 const FULL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// The command of ours that runs another one on a leash.
+pub const LEASHED: &str = "leashed";
 /// Making a box and doing next to nothing in it.
 const QUICK: Limits = Limits { memory: 1 << 30, deadline: std::time::Duration::from_secs(30) };
 
@@ -97,6 +99,7 @@ impl Boxes {
         command.extend(self.shown([&*self.program]));
         let dir = text(dir);
         command.extend(words(&["--bind", &dir, &dir, "--chdir", &dir, "--"]));
+        command.extend(self.leashed());
         command
     }
 
@@ -104,9 +107,15 @@ impl Boxes {
     pub fn around_question(&self, prefix: &Path) -> Vec<String> {
         let mut command = self.wrapped(&["--unshare-net", "--cap-drop", "ALL"], SYSTEM);
         command.extend(words(&["--setenv", "PATH", FULL_PATH, "--setenv", "HOME", "/tmp"]));
-        command.extend(self.shown([prefix]));
+        command.extend(self.shown([prefix, &*self.program]));
         command.push("--".to_owned());
+        command.extend(self.leashed());
         command
+    }
+
+    /// Before a command of somebody else's: bubblewrap does not see that its parent died before it looked.
+    fn leashed(&self) -> [String; 2] {
+        [text(&self.program), LEASHED.to_owned()]
     }
 
     fn shown<'a>(&'a self, paths: impl IntoIterator<Item = &'a Path>) -> impl Iterator<Item = String> {

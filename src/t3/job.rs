@@ -1,5 +1,5 @@
 //! One command of the gate, run to its end within its limits by whoever may run it: killed with everything below it when
-//! it exceeds them, when this is dropped, and when whoever asked for it dies.
+//! it exceeds them and when this is dropped. Should we be killed ourselves, it ends by its leash.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -26,6 +26,7 @@ pub struct Job {
     pub words: Vec<String>,
     /// All of its environment.
     pub env: BTreeMap<String, String>,
+    /// One line on its stdin, which stays open for as long as we wait: see `leash`.
     pub input: String,
     pub limits: Limits,
     /// What it means where it cannot be run.
@@ -118,15 +119,17 @@ impl Ran {
 }
 
 async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<Ran> {
-    if let Some(mut stdin) = child.stdin.take() {
+    let mut leash = child.stdin.take();
+    if let Some(stdin) = &mut leash {
         // A box that ends before it reads says on stderr why.
-        let _ = stdin.write_all(input).await;
+        let _ = stdin.write_all(&[input, b"\n"].concat()).await;
     }
     let (stdout, stderr) = tokio::try_join!(
         beginning(child.stdout.take(), LARGEST_ANSWER),
         beginning(child.stderr.take(), LARGEST_COMPLAINT)
     )?;
     let status = child.wait().await?;
+    drop(leash);
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     Ok(Ran { code: status.code(), stdout, complaint: first_line(&stderr) })
 }

@@ -1,6 +1,8 @@
 //! The gate, driven as an enforcer would: broken builds fail with their reason, broken gates never do, and good builds
 //! pass with the truth about the way back.
 
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::gate::Gate;
@@ -225,6 +227,36 @@ async fn a_gate_that_is_killed_leaves_nothing_that_the_next_one_does_not_remove(
     assert_eq!(gate.left_behind().len(), 1);
     assert_eq!(gate.judge(&["0.0.26"]).verdict(), "pass all_passed");
     assert!(gate.left_behind().is_empty(), "{:?}", gate.left_behind());
+}
+
+#[test]
+fn what_runs_in_a_box_ends_with_whoever_asked_and_does_not_begin_after_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let leashed = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_t3-prober"));
+        command.args(["leashed", "/bin/sh", "-c", script]).current_dir(dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts")
+    };
+    let mut running = leashed("echo up; exec sleep 600");
+    let (mut stdin, mut stdout) =
+        (running.stdin.take().expect("stdin"), running.stdout.take().expect("stdout"));
+    stdin.write_all(b"\n").expect("written");
+    let mut said = [0; 3];
+    stdout.read_exact(&mut said).expect("it runs");
+    drop(stdin);
+    // Ended where the last of those who could write has ended.
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).expect("the end");
+    assert_eq!((&said, rest.len()), (b"up\n", 0));
+    assert_eq!(running.wait().expect("an end").code(), Some(1));
+
+    let late = leashed("touch begun").wait_with_output().expect("an end");
+    assert_eq!((late.status.code(), dir.path().join("begun").exists()), (Some(1), false));
+
+    let mut done = leashed("exit 7");
+    let mut stdin = done.stdin.take().expect("stdin");
+    stdin.write_all(b"\n").expect("written");
+    assert_eq!(done.wait().expect("an end").code(), Some(7));
 }
 
 /// The command lines that name a directory.

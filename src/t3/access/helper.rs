@@ -139,7 +139,9 @@ async fn over_command(command: &[String], request: &Request) -> Result<Vec<u8>, 
     let mut child = child.spawn().map_err(cannot)?;
     let mut line = serde_json::to_vec(request).map_err(|error| broken(error.to_string()))?;
     line.push(b'\n');
-    if let Some(mut stdin) = child.stdin.take() {
+    // Open until there is an answer: by its end the helper sees that nobody waits.
+    let mut leash = child.stdin.take();
+    if let Some(stdin) = &mut leash {
         // A command that refuses at once reads nothing: what it says is the better message.
         let _ = stdin.write_all(&line).await;
     }
@@ -151,6 +153,7 @@ async fn over_command(command: &[String], request: &Request) -> Result<Vec<u8>, 
     };
     read.await.map_err(cannot)?;
     let status = child.wait().await.map_err(cannot)?;
+    drop(leash);
     if !reply.is_empty() {
         return Ok(reply);
     }
@@ -203,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_of_another_form_is_not_quoted() {
         let why =
-            port(command("cat >/dev/null; echo '{\"credential\":\"hunter2\"}'")).await.expect_err("no reply");
+            port(command("read line; echo '{\"credential\":\"hunter2\"}'")).await.expect_err("no reply");
         assert!(!why.to_string().contains("hunter2"), "{why}");
         assert_eq!(why.outcome(), crate::outcome::Outcome::Failed(Reason::Helper));
     }

@@ -1,6 +1,7 @@
 //! The files that put the helper in its place: the units and the sudoers lines.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -78,7 +79,10 @@ fn through_sudo_a_caller_gets_the_verbs_of_its_lines_and_no_argument_of_its_own(
     let run = |arguments: &[&str], request: &Value| {
         let mut command = vec![text(&sudo), "-n", &program, "helper"];
         command.extend(arguments);
-        let output = world.host.with_sudoers(&dispatch, &lines, &command, &format!("{request}\n"));
+        let mut machine = world.host.with_sudoers(&dispatch, &lines, &command).spawn().expect("unshare runs");
+        // Whoever is refused at once does not read.
+        let _ = machine.stdin.take().expect("stdin").write_all(format!("{request}\n").as_bytes());
+        let output = machine.wait_with_output().expect("an end");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (serde_json::from_slice::<Value>(&output.stdout).unwrap_or(json!(null)), said)
     };

@@ -259,6 +259,51 @@ fn whoever_may_not_rehearse_is_refused_and_nothing_is_copied() {
 }
 
 #[test]
+fn killing_the_gate_ends_every_box_that_it_asked_for_through_sudo() {
+    let Some(sudo) = tools::find("sudo") else { return };
+    let Some(world) = World::new("60s") else { return };
+    let program = text(&world.host.program);
+    let lines = format!("{} ALL=(root) NOPASSWD: {program} helper rehearse\n", world.prober.name);
+    let config = fs::read_to_string(world.host.path("config.toml")).expect("text");
+    let by_socket = format!("socket = \"{}\"\n", text(&world.host.path("helper.sock")));
+    assert!(config.contains(&by_socket), "{config}");
+    let by_sudo = format!("command = [{sudo:?}, \"-n\", {program:?}, \"helper\"]\n");
+    // The helper reads its own configuration, in /etc.
+    world
+        .host
+        .write("sudo.toml", &config.replace(&by_socket, &by_sudo).replace("box_socket", "# box_socket"));
+    let own = world.host.path("sudo.toml");
+    let command = [program, "--config", text(&own), "gate", "--json", "0.0.33"];
+    let mut gate = world
+        .host
+        .with_sudoers(&world.prober, &lines, &command)
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("it starts");
+    let of_a_user = |(uid, line): &(u32, String)| *uid == world.ann.uid && line.contains("serve");
+    until("a build of ann's runs", || builds_in(&world.place()).iter().any(of_a_user));
+    gate.kill().expect("killed");
+    gate.wait().expect("an end");
+    until("every box has ended", || builds_in(&world.place()).is_empty());
+}
+
+#[test]
+fn killing_a_gate_that_installs_ends_the_installer() {
+    let Some(mut world) = World::new("100ms") else { return };
+    // The shell that waits for it names the room.
+    let install =
+        "install_command = [\"/bin/sh\", \"-c\", \"sleep 600; :\", \"sh\", \"{version}\", \"{prefix}\"]\n";
+    world.host.extra.push_str(install);
+    world.host.configure();
+    let is_there = || builds_in(&world.place()).iter().any(|(_, line)| line.contains("sleep 600"));
+    let mut gate = world.gate(world.as_root(), &["0.0.35"]);
+    until("the installer runs", is_there);
+    gate.kill().expect("killed");
+    gate.wait().expect("an end");
+    until("the installer has ended", || !is_there());
+}
+
+#[test]
 fn killing_the_gate_or_the_helper_ends_every_box_and_the_next_run_removes_the_copies() {
     let Some(world) = World::new("60s") else { return };
     for (command, is_root) in [(world.as_root(), true), (world.as_prober(), false)] {
