@@ -48,7 +48,12 @@ pub async fn observe(version: &str, section: &Section) -> Result<Observed, NoAns
             "ok" => "t3_dispatch_pairings_total",
             _ => "t3_dispatch_pairing_failures_total",
         };
-        let minute = |metric: &str| format!("sum by ({label}, user) (increase({metric}[1m]))");
+        // What it was less what it was a minute before: `increase` over a minute sees nothing of a count that moves
+        // once a minute, between the last sample of one minute and the first one of the next.
+        let minute = |metric: &str| {
+            let at = |when: &str| format!("sum by ({label}, user) ({metric}{when})");
+            format!("clamp_min({} - {}, 0)", at(""), at(" offset 1m"))
+        };
         let probes = minute(&format!("t3_probe_runs_total{{kind=\"handshake\",outcome=\"{outcome}\"}}"));
         let real = minute(real);
         // Whoever has no real logins has probes all the same.
@@ -123,7 +128,7 @@ impl Asker {
     }
 }
 
-/// Prometheus extrapolates, so that counts have fractions.
+/// Counts come as floating-point numbers.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Counts of logins.
 fn whole(count: f64) -> u64 {
     count.max(0.0).round() as u64
