@@ -22,6 +22,8 @@ use crate::t3::job::{Job, Limits};
 
 /// Beside the database a rehearsal holds its WAL and what t3 writes of its own.
 const ROOM_BESIDES: u64 = 64 << 20;
+/// Less than this is a full file system, whatever is to be kept free.
+const SCANT: u64 = 4 << 20;
 /// Copies of one seed that exist at once: control, candidate and skew.
 const COPIES: u64 = 3;
 
@@ -82,6 +84,21 @@ impl<'a> Stage<'a> {
             "{dir} has {free} MiB free, the copies need {needed} MiB; make room or set `[gate] keep_free_mib`"
         );
         Err((Grounds::NoSpace, detail))
+    }
+
+    /// Whether the file system has become too full meanwhile to tell why a build failed on it.
+    fn is_short(&self) -> Option<String> {
+        let (dir, left) = (self.place.dir().display(), self.place.free());
+        let left = left.map_err(|error| format!("cannot tell what is free in {dir}: {error}"));
+        let short = |free: u64| free < (self.section.keep_free_mib << 20).max(SCANT);
+        match left {
+            Ok(free) if short(free) => {
+                let free = free >> 20;
+                Some(format!("it failed while {dir} had {free} MiB free; make room, and run the gate again"))
+            }
+            Ok(_) => None,
+            Err(why) => Some(why),
+        }
     }
 
     pub async fn chain<H: Hands>(
@@ -182,6 +199,12 @@ impl<'a> Stage<'a> {
             })?;
         }
         let result = self.drive(rehearsal, source, hands, &room, hold).await;
+        let result = match result {
+            Ok(rehearsed) if !rehearsed.passed() => self
+                .is_short()
+                .map_or(Ok(rehearsed), |detail| Err(trouble(rehearsal, Grounds::NoSpace, detail))),
+            other => other,
+        };
         self.tell(name, rehearsal, &result.as_ref(), progress);
         result
     }

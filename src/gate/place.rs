@@ -60,10 +60,11 @@ impl Place {
         &self.dir
     }
 
-    /// Bytes that may still be written.
+    /// Bytes that may still be written; none where no file can be made any more.
     pub fn free(&self) -> io::Result<u64> {
         let system = nix::sys::statvfs::statvfs(&self.dir)?;
-        Ok(system.blocks_available() * system.fragment_size())
+        let files = system.files() == 0 || system.files_available() > 0;
+        Ok(if files { system.blocks_available() * system.fragment_size() } else { 0 })
     }
 }
 

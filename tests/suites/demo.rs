@@ -223,8 +223,10 @@ fn the_bad_nightly_is_played_from_the_timer_to_the_freeze() {
     ] {
         wait_for(line, || demo.page("/metrics").body.contains(line).then_some(()));
     }
-    let ends = http(demo.port, "GET", "/history/events?kind=upgrade", &[]).expect("an answer").body;
-    assert!(ends.contains(BAD) && ends.contains("\"outcome\":\"rolled_back\""), "{ends}");
+    wait_for("the end in the history", || {
+        let ends = http(demo.port, "GET", "/history/events?kind=upgrade", &[]).unwrap_or_default().body;
+        (ends.contains(BAD) && ends.contains("\"outcome\":\"rolled_back\"")).then_some(())
+    });
 
     let (code, said) = demo.run("enforce --dry-run");
     assert!(code == Some(3) && said.contains("[held: frozen]"), "{said}");

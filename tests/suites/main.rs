@@ -4,6 +4,7 @@
 mod support {
     pub mod browser;
     pub mod dashboards;
+    pub mod disk;
     pub mod door;
     pub mod fixtures;
     pub mod fleet;

@@ -2,6 +2,7 @@
 //! the program prints it.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -93,6 +94,14 @@ impl Gate {
         let dir = self.path(&format!("builds/{name}"));
         self.install(&dir, version, mutations);
         dir.join("bin/t3").display().to_string()
+    }
+
+    /// From now on the build does this first.
+    pub fn wrap(&self, program: &str, script: &str) {
+        let real = format!("{program}-real");
+        std::fs::rename(program, &real).expect("renamed");
+        std::fs::write(program, format!("#!/bin/sh\n{script}\nexec {real} \"$@\"\n")).expect("written");
+        std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
     }
 
     fn install(&self, dir: &Path, version: &str, mutations: &[&str]) {

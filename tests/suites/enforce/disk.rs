@@ -1,61 +1,13 @@
 //! A disk that is full at the wrong moment: whatever was being done is not done, and nothing else has changed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use super::{NEW, OLD, PASSES};
+use crate::support::disk::Disk;
 use crate::support::fleet::Fleet;
 use crate::support::tools;
 use crate::support::world::wait_for;
-
-/// A small file system of its own.
-struct Small(PathBuf);
-
-impl Small {
-    /// Holds what was in the directory before.
-    fn under(path: PathBuf, size: &str) -> Self {
-        let kept = path.with_extension("kept");
-        if path.exists() {
-            fs::rename(&path, &kept).expect("renamed");
-        }
-        fs::create_dir_all(&path).expect("a directory");
-        let options = format!("size={size},mode=700");
-        done(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path));
-        let small = Self(path);
-        if kept.exists() {
-            done(Command::new("cp").arg("-a").arg(kept.join(".")).arg(&small.0));
-        }
-        small
-    }
-
-    /// Takes what is free.
-    fn fill(&self) {
-        let mut fill = Command::new("dd");
-        fill.arg("if=/dev/zero").arg(format!("of={}", self.filler().display())).args(["bs=4k"]);
-        // It ends where the disk does.
-        let filled = fill.stderr(Stdio::null()).status().expect("dd");
-        assert!(!filled.success(), "the disk has no end");
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.filler()).expect("removed");
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn done(command: &mut Command) {
-    assert!(command.status().expect("it runs").success(), "{command:?}");
-}
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a directory").flatten();
@@ -70,15 +22,15 @@ fn full_at_the_install_nobody_was_touched_and_nothing_is_left_of_it() {
         return;
     }
     let fleet = Fleet::on(OLD, &["ann"], &format!("{PASSES}soak = \"1s\"\n"));
-    let small = Small::under(fleet.path("installs"), "256k");
-    small.fill();
-    let (started, before) = (fleet.started("ann"), names(&small.0));
+    let disk = Disk::under(fleet.path("installs"), "256k");
+    disk.fill();
+    let (started, before) = (fleet.started("ann"), names(disk.path()));
     let said = fleet.enforce(&["--to", NEW]).exits(4);
     assert!(said.contains("[no_space]"), "{said}");
-    assert_eq!((fleet.started("ann"), names(&small.0)), (started, before), "{said}");
+    assert_eq!((fleet.started("ann"), names(disk.path())), (started, before), "{said}");
     assert!(fleet.journal().is_none());
     fleet.everybody_is_on(OLD);
-    small.empty();
+    disk.empty();
     fleet.enforce(&["--to", NEW]).exits(0);
     fleet.everybody_is_on(NEW);
 }
@@ -89,7 +41,7 @@ fn full_at_the_backup_nobody_was_touched() {
         return;
     }
     let fleet = Fleet::on(OLD, &["ann"], PASSES);
-    let _small = Small::under(fleet.path("backups"), "64k");
+    let _disk = Disk::under(fleet.path("backups"), "64k");
     let started = fleet.started("ann");
     let said = fleet.enforce(&["--to", NEW]).exits(4);
     assert!(said.contains("nothing was changed: no backup of ann") && said.contains("[no_space]"), "{said}");
@@ -105,17 +57,17 @@ fn without_room_for_the_way_back_nobody_is_moved() {
     }
     let fleet = Fleet::on(OLD, &["ann"], PASSES);
     fleet.stop("ann");
-    let small = Small::under(fleet.world.base_dir("ann").join("userdata"), "4m");
+    let disk = Disk::under(fleet.world.base_dir("ann").join("userdata"), "4m");
     // What runs on it is stopped before it goes.
-    let desk = (fleet, small);
-    let (fleet, small) = &desk;
+    let desk = (fleet, disk);
+    let (fleet, disk) = &desk;
     fleet.start("ann");
     let started = fleet.started("ann");
-    small.fill();
+    disk.fill();
     let said = fleet.enforce(&["--to", NEW]);
     assert!(said.exit == 3 || said.exit == 4, "{}", said.text);
     assert_eq!((fleet.started("ann"), fleet.linked("ann").as_str()), (started, OLD), "{}", said.text);
-    small.empty();
+    disk.empty();
     fleet.everybody_is_on(OLD);
 }
 
@@ -126,9 +78,9 @@ fn full_at_the_restore_the_new_build_runs_on_its_own_database_until_there_is_roo
     }
     let fleet = Fleet::on(OLD, &["ann"], &format!("{PASSES}soak = \"30s\"\n"));
     fleet.stop("ann");
-    let small = Small::under(fleet.world.base_dir("ann").join("userdata"), "8m");
-    let desk = (fleet, small);
-    let (fleet, small) = &desk;
+    let disk = Disk::under(fleet.world.base_dir("ann").join("userdata"), "8m");
+    let desk = (fleet, disk);
+    let (fleet, disk) = &desk;
     fleet.start("ann");
     fleet.write_message("ann", "before");
     let rows = fleet.rows("ann");
@@ -139,7 +91,7 @@ fn full_at_the_restore_the_new_build_runs_on_its_own_database_until_there_is_roo
             let watched = fleet.journal().is_some_and(|journal| journal["moves"][0]["step"] == "proven");
             (watched || run.is_finished()).then_some(())
         });
-        small.fill();
+        disk.fill();
         run.join().expect("a run")
     });
     let said = said.exits(6);
@@ -147,7 +99,7 @@ fn full_at_the_restore_the_new_build_runs_on_its_own_database_until_there_is_roo
     assert_eq!((fleet.linked("ann").as_str(), fleet.world.level("ann")), (NEW, 40), "{said}");
     assert!(fleet.journal().is_some(), "it is not over");
     assert!(fleet.aside("ann").is_empty(), "nothing was put aside: {said}");
-    small.empty();
+    disk.empty();
     let said = fleet.enforce(&[]).exits(1);
     assert!(said.contains("an earlier run was going back; it is carried on"), "{said}");
     fleet.everybody_is_on(OLD);

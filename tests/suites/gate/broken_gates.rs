@@ -1,6 +1,8 @@
 //! Gates that cannot pass: each is inconclusive or an error, and none is ever taken for a bad build.
 
+use crate::support::disk::Disk;
 use crate::support::gate::{Gate, Judged};
+use crate::support::tools;
 
 fn expect(judged: &Judged, code: i32, verdict: &str) {
     assert_eq!((judged.code, judged.verdict()), (Some(code), verdict.to_owned()), "{}", judged.output);
@@ -31,6 +33,22 @@ fn a_full_disk_is_an_error() {
     let judged = Gate::new().set("keep_free_mib", "1099511627776").judge(&["0.0.26"]);
     expect(&judged, 4, "error no_space");
     assert!(judged.text("summary").contains("MiB free"), "{}", judged.text("summary"));
+}
+
+#[test]
+fn a_disk_that_fills_up_under_the_builds_is_an_error_and_no_fault_of_theirs() {
+    if !tools::root() {
+        return;
+    }
+    let gate = Gate::new();
+    let disk = Disk::under(gate.path("state/gate"), "256m");
+    let candidate = gate.build("thirsty", "0.0.26", &[]);
+    gate.wrap(&candidate, "[ \"$1\" = serve ] && /usr/bin/dd if=/dev/zero of=ballast bs=64k 2>/dev/null");
+    let judged = gate.judge(&["--bin", &candidate]);
+    expect(&judged, 4, "error no_space");
+    assert!(judged.text("summary").contains("0 MiB free"), "{}", judged.text("summary"));
+    assert!(gate.left_behind().is_empty());
+    drop(disk);
 }
 
 #[test]
