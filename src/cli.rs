@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Source};
@@ -62,7 +63,8 @@ enum Command {
     Verdict(gate::VerdictArgs),
     /// Bring a new build to everybody, watch it, and bring everybody back if it breaks
     ///
-    /// Exit 0: done, or nothing to do; 1: rolled back; 3: held, somebody has to decide; 4: error; 6: the rollback failed.
+    /// Exit 0: done, or nothing to do; 1: rolled back; 3: held, somebody has to decide, or waiting for who is busy;
+    /// 4: error, or told to stop; 6: the rollback failed.
     Enforce(enforce::Args),
     /// Planned absence: still probed and shown, no alert; always ends by itself
     Pause(pause::PauseArgs),
@@ -130,11 +132,7 @@ pub fn run() -> ExitCode {
         Command::Backup(command) => with_config(source, |config, _| {
             with_runtime(&config, async |config| backup::run(command, &config).await)
         }),
-        Command::Enforce(args) => with_config(source, |config, source| {
-            with_runtime(&config, async |config| {
-                Ok(Box::pin(enforce::run(args, &config, source.path())).await)
-            })
-        }),
+        Command::Enforce(args) => enforce::start(args, source),
         Command::Pause(args) => with_config(source, |config, _| answer(pause::pause(&args, &config))),
         Command::Resume(args) => with_config(source, |config, _| answer(pause::resume(&args, &config))),
         Command::Gate(args) => with_config(source, |config, source| {
@@ -181,15 +179,17 @@ fn with_config(mut source: Source, command: impl FnOnce(Config, Source) -> ExitC
 
 /// Starts the log and a runtime, and runs a command to its end.
 fn with_runtime(config: &Config, command: impl AsyncFnOnce(Config) -> anyhow::Result<ExitCode>) -> ExitCode {
-    let telemetry = match crate::telemetry::start(&config.telemetry) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return answer(Err(error)),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return answer(Err(anyhow::Error::new(error).context("cannot start the runtime"))),
-    };
-    let code = answer(runtime.block_on(command(config.clone())));
+    answer(within_runtime(config, command))
+}
+
+fn within_runtime(
+    config: &Config,
+    command: impl AsyncFnOnce(Config) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let telemetry = crate::telemetry::start(&config.telemetry)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let code = runtime.block_on(command(config.clone()));
     drop(runtime);
     drop(telemetry);
     code

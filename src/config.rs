@@ -183,6 +183,18 @@ impl Source {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Where the state lies, from a file that may be refused for whatever else is in it.
+    pub fn state_dir(&self) -> PathBuf {
+        let content = read(&self.path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&content);
+        let (document, _) = DeTable::parse_recoverable(&text);
+        let named = document.get_ref().get("state_dir").and_then(|value| value.get_ref().as_str());
+        named
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+            .unwrap_or_else(|| Config::default().state_dir)
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

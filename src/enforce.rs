@@ -6,27 +6,34 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::outcome::{End, Failure, Hold};
+use crate::outcome::{Deferral, End, Failure, Hold};
 use crate::t3::version::Version;
 
+mod attempt;
 mod canary;
 mod candidate;
 mod command;
 mod freeze;
+mod interrupt;
 mod journal;
 mod links;
 pub mod lock;
 mod moves;
 mod plan;
+mod progress;
 mod proof;
+mod ready;
 mod report;
 mod rollout;
 mod run;
 mod standing;
 mod witness;
 
-pub use run::run;
+pub use attempt::{never_began, run};
 pub use standing::Seen;
+
+/// A rollout that takes longer than this for one user is a slip of the pen.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `[enforce]`: how builds are brought to users, and back.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -84,6 +91,11 @@ impl Section {
         complaints.extend(
             none.map(|(key, _)| (*key, "nothing can be done in no time; write 1s or more".to_owned())),
         );
+        let spans = [("soak", self.soak), ("login_interval", Some(self.login_interval))];
+        let endless = spans.iter().filter(|(_, span)| span.is_some_and(|span| span > LONGEST));
+        complaints.extend(
+            endless.map(|(key, _)| (*key, "nobody is watched for that long; write 7d or less".to_owned())),
+        );
         let needed = [
             ("track_command", &self.track_command, "{tag}"),
             ("stop_command", &self.stop_command, "{user}"),
@@ -111,6 +123,8 @@ pub struct Request {
     pub except: Vec<String>,
     /// Whether a build without a way back may be given to users.
     pub forward_fix: bool,
+    /// Bring everybody back whom an unfinished rollout has moved.
+    pub back: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -134,6 +148,8 @@ pub struct Report {
 enum Stop {
     Held(Hold, String),
     Failed(Failure),
+    /// It was told to.
+    Interrupted,
 }
 
 impl From<Failure> for Stop {
@@ -147,8 +163,27 @@ impl Report {
         let (end, hold, detail) = match stop {
             Stop::Held(hold, detail) => (End::Held, Some(hold), detail),
             Stop::Failed(failure) => (End::Error, None, failure.to_string()),
+            Stop::Interrupted => (End::Interrupted, None, "told to stop".to_owned()),
         };
         Self { end, hold, target, detail, moved: Vec::new(), deferred: Vec::new() }
+    }
+
+    /// Nobody could be moved. Who is busy will be idle by themselves; about everybody else somebody has to decide.
+    fn nobody_idle(target: Version, deferred: Vec<plan::Deferred>) -> Self {
+        let who: Vec<_> = deferred.iter().map(ToString::to_string).collect();
+        let by_themselves = |it: &plan::Deferred| matches!(it.why, Deferral::Busy | Deferral::Excepted);
+        Self {
+            end: if deferred.iter().all(by_themselves) { End::Waiting } else { End::Held },
+            hold: Some(Hold::NobodyIdle),
+            target: Some(target),
+            detail: who.join("; "),
+            moved: Vec::new(),
+            deferred,
+        }
+    }
+
+    fn interrupted(detail: String, target: Option<Version>) -> Self {
+        Self { detail, ..Self::stopped(Stop::Interrupted, target) }
     }
 }
 

@@ -25,7 +25,7 @@ mod verdict;
 
 pub use backup::{BackupAct, BackupFailure, BackupRun, Flaw, RestoreStep, RowState, SessionKind, StateFile};
 pub use credential::{CredentialState, Evidence};
-pub use enforce::{Deferral, End, Hold, MoveStep};
+pub use enforce::{Deferral, End, Hold, MoveStep, Stage};
 pub use event::{EventKind, SpoolRefusal};
 pub use finding::Finding;
 pub use front_door::{Asker, CloseCause, Initiator, Refusal};
@@ -392,6 +392,7 @@ mod tests {
         check(Basis::ALL, Basis::as_str);
         check(RestoreStep::ALL, RestoreStep::as_str);
         check(End::ALL, End::as_str);
+        check(Stage::ALL, Stage::as_str);
         check(Hold::ALL, Hold::as_str);
         check(Deferral::ALL, Deferral::as_str);
         check(MoveStep::ALL, MoveStep::as_str);

@@ -104,10 +104,16 @@ impl Service<'_> {
         let mut child = Command::new(program.replace("{user}", &self.instance.name));
         // Its messages are for the operator; whatever it leaves running must not hold a pipe of ours.
         child.args(args).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        // Ctrl-C at our terminal is for us: what is being stopped or started is finished all the same.
+        child.process_group(0);
         match timeout(limit, child.status()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(failed(format!("ended with {status}"))),
-            Ok(Err(error)) => Err(failed(format!("could not be started: {error}"))),
+            // Nothing was asked of the instance yet: whatever it runs is not at fault.
+            Ok(Err(error)) => {
+                let Failure { detail, .. } = failed(format!("could not be started: {error}"));
+                Err(Failure::new(Reason::CliMissing, detail))
+            }
             Err(_) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
         }
     }

@@ -1,12 +1,12 @@
 //! `enforce`: bring a build to everybody, or everybody back. The exit code is the answer: 0 done or nothing to do,
-//! 1 rolled back, 3 held, 4 error, 6 the rollback failed.
+//! 1 rolled back, 3 held or waiting, 4 error or told to stop, 6 the rollback failed.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::enforce::{self, Request};
 use crate::outcome::End;
 use crate::t3::version::Version;
@@ -28,14 +28,43 @@ pub struct Args {
     /// Give users a build from which there is no way back, as where their databases are ahead of what runs
     #[arg(long)]
     forward_fix: bool,
+    /// Bring everybody back whom an unfinished rollout has moved, and freeze, as if the build had broken
+    #[arg(long, conflicts_with_all = ["to", "drain", "wait", "except", "forward_fix"])]
+    back: bool,
     /// Only print the plan, and how long it would take
     #[arg(long)]
     dry_run: bool,
 }
 
-pub async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
-    let Args { to, drain, wait, except, forward_fix, dry_run } = args;
-    let request = Request { to, drain, wait, except, forward_fix, dry_run };
+/// Also where it comes to its end before it can begin: its exit codes are its own, and no end of it is silent.
+pub fn start(args: Args, mut source: Source) -> ExitCode {
+    let is_dry = args.dry_run;
+    let never_began = |detail: String, state_dir: &Path| {
+        if !is_dry {
+            enforce::never_began(detail, state_dir);
+        }
+    };
+    let config = match Config::load(&mut source) {
+        Ok(config) => config,
+        Err(refused) => {
+            eprintln!("{refused}");
+            let detail =
+                format!("the configuration {} is refused; t3-prober check says why", source.path().display());
+            never_began(detail, &source.state_dir());
+            return ExitCode::from(super::exit::CONFIG);
+        }
+    };
+    let work = async |config: Config| Ok(Box::pin(run(args, &config, source.path())).await);
+    super::within_runtime(&config, work).unwrap_or_else(|error| {
+        eprintln!("t3-prober: {error:#}");
+        never_began(format!("it cannot begin: {error:#}"), &config.state_dir);
+        ExitCode::from(End::Error.code())
+    })
+}
+
+async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
+    let Args { to, drain, wait, except, forward_fix, back, dry_run } = args;
+    let request = Request { to, drain, wait, except, forward_fix, back, dry_run };
     let config_file = config_file.exists().then_some(config_file);
     let report = enforce::run(&request, config, config_file, &say).await;
     let word = report.hold.map_or_else(|| report.end.to_string(), |hold| format!("{}: {hold}", report.end));
@@ -46,8 +75,10 @@ pub async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
             "THE ROLLBACK FAILED: somebody is without a working t3; look at once"
         ),
         End::RolledBack | End::Error => tracing::error!(detail = report.detail, "{}", report.end.meaning()),
-        End::Held => tracing::warn!(detail = report.detail, "{}", report.end.meaning()),
-        End::Done | End::NothingToDo => {}
+        End::Held | End::Interrupted | End::Killed => {
+            tracing::warn!(detail = report.detail, "{}", report.end.meaning());
+        }
+        End::Done | End::NothingToDo | End::Waiting => {}
     }
     ExitCode::from(report.end.code())
 }

@@ -98,19 +98,24 @@ fn ourselves(config_file: Option<&Path>) -> Result<Vec<String>, Failure> {
 pub async fn install(config: &Config, links: &Links, version: &Version) -> Result<(), Failure> {
     let place = links.build(version);
     if !place.join("bin/t3").exists() {
-        let room = links.build(version).with_file_name(format!(".{version}.new"));
-        let failed = |error: std::io::Error| unwritable(&room, &error);
-        clear(&room).map_err(failed)?;
-        fs::create_dir_all(&room).map_err(failed)?;
-        let made = make(&config.gate, &room, version).await;
-        let placed = made.and_then(|prefix| {
-            // What is left under the name has no program in it.
-            clear(&place).and_then(|()| fs::rename(&prefix, &place)).map_err(failed)
-        });
-        let _ = fs::remove_dir_all(&room);
-        placed?;
+        let room = Room(links.build(version).with_file_name(format!(".{version}.new")));
+        let failed = |error: std::io::Error| unwritable(&room.0, &error);
+        clear(&room.0).map_err(failed)?;
+        fs::create_dir_all(&room.0).map_err(failed)?;
+        let prefix = make(&config.gate, &room.0, version).await?;
+        // What is left under the name has no program in it.
+        clear(&place).and_then(|()| fs::rename(&prefix, &place)).map_err(failed)?;
     }
     Installs::new(&config.t3).of_version(version, &Cli::default()).await.map(|_| ())
+}
+
+/// Where an install is made, however it ends: nothing of it is left.
+struct Room(PathBuf);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The prefix in the room, with the program in it.

@@ -30,9 +30,11 @@ pub fn claim(state_dir: &Path) -> io::Result<Option<Lock>> {
 /// nothing else may stop or start instances.
 pub fn is_busy(state_dir: &Path) -> bool {
     let dir = super::dir(state_dir);
-    if Ledger::exists(&dir) {
-        return true;
-    }
+    Ledger::exists(&dir) || is_held(&dir)
+}
+
+/// Whether a process of this host has the lock in this directory.
+pub fn is_held(dir: &Path) -> bool {
     // Asking for the lock would take it away from an enforcer that starts at this moment.
     let Ok(lock) = std::fs::metadata(dir.join("lock")) else { return false };
     procfs::locks().unwrap_or_default().iter().any(|held| {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use procfs::process::Process;
 
 use super::canary::Why;
+use super::interrupt::Interrupt;
 use super::journal::{Ledger, Move};
 use super::links::Links;
 use super::plan::{Deferred, Presence};
@@ -46,6 +47,7 @@ pub struct Moves<'a> {
     pub access: Access,
     /// The outage itself: who cannot log in is moved all the same, because going forward is the way out.
     pub forward_fix: bool,
+    pub interrupt: &'a Interrupt,
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -58,6 +60,8 @@ pub enum Mishap {
     Ours(Failure),
     /// The user may not be moved now after all.
     Deferred(Deferred),
+    /// It was told to stop before anything was done to the user.
+    Interrupted,
 }
 
 impl Moves<'_> {

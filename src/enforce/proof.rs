@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::canary::{Opinion, Watch, Why};
+use super::interrupt::Interrupt;
 use super::witness::Witness;
 use crate::config::Config;
 use crate::dispatch::Keys;
@@ -190,7 +191,7 @@ impl Prover {
         }
     }
 
-    /// Watches these users on a build for a while; `Err` is what makes it a bad one.
+    /// Watches these users on a build for a while, or until it is told to stop; `Err` is what makes it a bad one.
     pub async fn watch(
         &self,
         watch: &mut Watch,
@@ -198,13 +199,18 @@ impl Prover {
         version: &Version,
         targets: &[&Target],
         span: Duration,
+        interrupt: &Interrupt,
     ) -> Result<(), Why> {
         let against = async || witness.against(version, targets).await.map_or(Ok(()), Err);
         let end = Instant::now() + span;
         let (mut pulse_due, mut login_due) = (Instant::now(), Instant::now() + self.handshake_interval);
         loop {
             let next = pulse_due.min(login_due).min(end);
-            sleep_until(next).await;
+            // A look that was begun is finished, so that it leaves no session behind.
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = interrupt.wait() => return Ok(()),
+            }
             if next == end {
                 break;
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::journal::Journal;
+use super::journal::{Journal, Move};
 use super::plan::{Deferred, Found, Plan, Wanted, soak_of};
 use super::run::{Run, SOAK};
 use super::standing::{Last, Standing};
@@ -18,18 +18,9 @@ impl Run<'_> {
         for entry in &journal.moves {
             (self.say)(&format!("{}: {} (from t3 {})", entry.user, entry.step.meaning(), entry.from));
         }
-        let detail = match &journal.back {
-            Some(why) => format!(
-                "an earlier run was going back from t3 {}: {why}; the next run goes on",
-                journal.target
-            ),
-            None => {
-                let under_way = journal.moves.iter().filter(|entry| entry.step != MoveStep::Proven).count();
-                format!(
-                    "an earlier run was moving users to t3 {}, {under_way} of them on the way; the next run goes on",
-                    journal.target
-                )
-            }
+        let detail = match (&journal.back, self.request.back) {
+            (None, true) => format!("{}; this one would bring them back", left(journal)),
+            _ => left(journal),
         };
         Report::dry(journal.target.clone(), detail, Vec::new())
     }
@@ -86,15 +77,36 @@ impl Report {
     }
 }
 
+/// What a rollout that has not ended leaves behind, and what becomes of it.
+pub fn left(journal: &Journal) -> String {
+    let Journal { target, moves, back, .. } = journal;
+    let at = |entry: &Move| match entry.step {
+        MoveStep::Proven => format!("{} on t3 {target}", entry.user),
+        MoveStep::Back => format!("{} back on t3 {}", entry.user, entry.from),
+        step => format!("{} at '{step}' between t3 {} and {target}", entry.user, entry.from),
+    };
+    let users: Vec<_> = moves.iter().map(at).collect();
+    let users = if users.is_empty() { "nobody moved yet".to_owned() } else { users.join(", ") };
+    match back {
+        Some(why) => format!(
+            "the way back from t3 {target} ({why}) is not finished: {users}; the next run of t3-prober enforce goes on with it"
+        ),
+        None => format!(
+            "the rollout of t3 {target} is not finished: {users}; the next run of t3-prober enforce goes on with it, and t3-prober enforce --back brings everybody back"
+        ),
+    }
+}
+
 /// Leaves the end where `serve` and the next run find it.
 pub fn tell(report: &Report, state_dir: &Path, took: Duration) {
     let (dir, now) = (dir(state_dir), SystemTime::now());
     let mut standing = Standing::load(&dir);
-    if report.end == End::Done || report.end == End::NothingToDo || report.hold == Some(Hold::NobodyIdle) {
+    if matches!(report.end, End::Done | End::NothingToDo) || report.hold == Some(Hold::NobodyIdle) {
         standing.defer(&report.deferred, now);
     } else if report.end == End::RolledBack {
         standing.deferred.clear();
     }
+    standing.at_work = None;
     standing.last = Some(Last { at: now, end: report.end, detail: report.detail.clone() });
     if let Err(error) = standing.store(&dir) {
         tracing::error!(%error, "the end of this run is not on the status page");

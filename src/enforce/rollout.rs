@@ -5,13 +5,15 @@ use futures_util::stream::{self, StreamExt};
 
 use super::canary::{Watch, Why};
 use super::freeze::Freeze;
+use super::interrupt::Interrupt;
 use super::journal::Ledger;
 use super::moves::{Mishap, Moves, Returned};
 use super::plan::{Deferred, Plan, group_size, soak_of};
+use super::progress::Progress;
 use super::witness::Witness;
 use super::{Report, Stop};
 use crate::inventory::Target;
-use crate::outcome::{End, Failure, MoveStep, Reason};
+use crate::outcome::{End, Failure, MoveStep, Reason, Stage};
 use crate::t3::version::Version;
 
 /// Databases copied back at once; more would only make each other wait for the disk.
@@ -21,6 +23,8 @@ pub struct Rollout<'a> {
     pub moves: &'a Moves<'a>,
     pub targets: &'a [Target],
     pub freeze: &'a Freeze,
+    pub interrupt: &'a Interrupt,
+    pub progress: &'a Progress,
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -47,8 +51,7 @@ impl Rollout<'_> {
         let moved: Vec<_> = ledger.read().moves.into_iter().map(|entry| entry.user).collect();
         if moved.is_empty() {
             close(ledger)?;
-            let who: Vec<_> = deferred.iter().map(ToString::to_string).collect();
-            return Err(Stop::Held(crate::outcome::Hold::NobodyIdle, who.join("; ")));
+            return Ok(Report::nobody_idle(plan.target, deferred));
         }
         self.promote(&plan.target)?;
         close(ledger)?;
@@ -65,6 +68,7 @@ impl Rollout<'_> {
 
     /// Brings those who were on the way when the last run ended to the new build.
     pub async fn settle(&self, ledger: &Ledger) -> Result<Option<Bad>, Stop> {
+        self.progress.at(Stage::Moving);
         let on_the_way = ledger.read().moves.into_iter().filter(|entry| entry.step != MoveStep::Proven);
         let moved = on_the_way.map(|entry| async move {
             let Some(target) = self.target(&entry.user) else { return Err(Mishap::Ours(gone(&entry.user))) };
@@ -83,6 +87,7 @@ impl Rollout<'_> {
         let (mut watch, witness) = (Watch::default(), Witness::new(self.moves.config, self.say));
         let mut queue = plan.queue.iter();
         loop {
+            self.goes_on()?;
             let journal = ledger.read();
             let number = journal.groups;
             // A group that was moved and not watched to the end is watched anew.
@@ -91,6 +96,7 @@ impl Rollout<'_> {
                 if group.is_empty() {
                     break;
                 }
+                self.progress.at(Stage::Moving);
                 let moved = group.into_iter().map(|(user, from)| async move {
                     let Some(target) = self.target(user) else { return Err(Mishap::Ours(gone(user))) };
                     self.moves.begin(ledger, target, from, number).await
@@ -98,6 +104,7 @@ impl Rollout<'_> {
                 if let Some(bad) = weighed(join_all(moved).await, deferred)? {
                     return Ok(Some(bad));
                 }
+                self.goes_on()?;
             }
             let journal = ledger.read();
             if !journal.moves.iter().any(|entry| entry.group == number) {
@@ -113,14 +120,20 @@ impl Rollout<'_> {
                 journal.target,
                 humantime::format_duration(soak)
             ));
-            let prover = &self.moves.prover;
-            if let Err(why) = prover.watch(&mut watch, &witness, &journal.target, &watched, soak).await {
+            self.progress.at(Stage::Watching);
+            let (prover, until) = (&self.moves.prover, self.interrupt);
+            let well = prover.watch(&mut watch, &witness, &journal.target, &watched, soak, until).await;
+            // Whoever goes down with the host is no proof either way, and a group is watched to its end or not at all.
+            self.goes_on()?;
+            if let Err(why) = well {
                 return Ok(Some(Bad(why)));
             }
             ledger.change(|journal| journal.groups += 1).map_err(|error| unwritten(&error))?;
         }
         let number = ledger.read().groups;
+        self.progress.at(Stage::Moving);
         for (user, from) in &plan.stopped {
+            self.goes_on()?;
             let Some(target) = self.target(user) else { continue };
             if let Some(bad) = weighed(vec![self.moves.begin(ledger, target, from, number).await], deferred)?
             {
@@ -128,6 +141,11 @@ impl Rollout<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Not where it was told to stop.
+    fn goes_on(&self) -> Result<(), Stop> {
+        if self.interrupt.told().is_some() { Err(Stop::Interrupted) } else { Ok(()) }
     }
 
     /// The build is proven: new users start with it, and a rollback leads to it.
@@ -145,8 +163,10 @@ impl Rollout<'_> {
         Ok(())
     }
 
-    /// Brings everybody who was moved back, whatever else fails on the way.
+    /// Brings everybody who was moved back, whatever else fails on the way, and whoever tells it to stop: on a build that
+    /// broke nobody is left.
     pub async fn back(&self, ledger: Ledger, why: Why) -> Report {
+        self.progress.at(Stage::Returning);
         let begun = ledger.change(|journal| journal.back = Some(why.clone()));
         if let Err(error) = begun {
             tracing::error!(%error, "going back without the journal: a run that is killed now cannot be carried on");
@@ -223,18 +243,20 @@ impl Rollout<'_> {
 
 /// What came of a group: a bad build before anything else, then what is our own fault.
 fn weighed(results: Vec<Result<(), Mishap>>, deferred: &mut Vec<Deferred>) -> Result<Option<Bad>, Stop> {
-    let (mut bad, mut ours) = (None, None);
+    let (mut bad, mut ours, mut interrupted) = (None, None, false);
     for result in results {
         match result {
             Ok(()) => {}
             Err(Mishap::Build(why)) => bad = bad.or(Some(Bad(why))),
             Err(Mishap::Ours(failure)) => ours = ours.or(Some(failure)),
             Err(Mishap::Deferred(stays)) => deferred.push(stays),
+            Err(Mishap::Interrupted) => interrupted = true,
         }
     }
     match (bad, ours) {
         (Some(bad), _) => Ok(Some(bad)),
         (None, Some(failure)) => Err(Stop::Failed(failure)),
+        (None, None) if interrupted => Err(Stop::Interrupted),
         (None, None) => Ok(None),
     }
 }

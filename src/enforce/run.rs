@@ -1,31 +1,32 @@
-//! One run from its beginning to its end: the lock, what was left unfinished, what is wanted, the gate, the backups, the
-//! rollout; and whatever the end is, it is told.
+//! One run from its beginning to its end: what was left unfinished, what is wanted, the gate, the backups, the rollout.
+//! Up to the journal it can be cut off anywhere; from then on only where the next run can go on.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
+use super::attempt::Task;
+use super::canary::Why;
 use super::candidate;
 use super::freeze::Freeze;
+use super::interrupt::Interrupt;
 use super::journal::{Journal, Ledger, make};
 use super::links::Links;
 use super::moves::Moves;
 use super::plan::{Found, Plan, Situation, Wanted, plan};
+use super::progress::Progress;
 use super::proof::Prover;
-use super::report::{count, tell};
 use super::rollout::Rollout;
 use super::standing::Standing;
-use super::{Report, Request, Stop, dir, lock};
+use super::{Report, Request, Stop, dir};
 use crate::backup;
 use crate::backup::service::is_our_ancestor;
 use crate::config::Config;
 use crate::inventory::{self, Target};
-use crate::outcome::{Deferral, End, Failure, Hold, Reason, Rollback, Verdict};
+use crate::outcome::{Deferral, End, Failure, Hold, Reason, Stage};
 use crate::probe::instance_of;
-use crate::t3::state::stamp::Sizes;
 use crate::t3::version::Version;
-use crate::verdict;
 
 /// How often somebody who is busy is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -34,67 +35,21 @@ pub const SOAK: Duration = Duration::from_secs(600);
 
 /// One run.
 pub struct Run<'a> {
-    request: &'a Request,
+    pub request: &'a Request,
     pub config: &'a Config,
     /// The configuration's file, for programs that are started; `None` where there is none.
-    config_file: Option<&'a Path>,
+    pub config_file: Option<&'a Path>,
     pub targets: Vec<Target>,
     pub moves: Moves<'a>,
     freeze: Freeze,
+    interrupt: &'a Interrupt,
+    progress: &'a Progress,
     pub say: &'a (dyn Fn(&str) + Sync),
 }
 
-/// Runs the enforcer. `say` is told a line for a person whenever something was done.
-pub async fn run(
-    request: &Request,
-    config: &Config,
-    config_file: Option<&Path>,
-    say: &(dyn Fn(&str) + Sync),
-) -> Report {
-    let began = Instant::now();
-    let state = &config.state_dir;
-    let lock = if request.dry_run { Ok(None) } else { claim(state) };
-    let (report, ours) = match lock {
-        Err(stop) => {
-            let ours = matches!(stop, Stop::Failed(_));
-            (Report::stopped(stop, None), ours)
-        }
-        Ok(_lock) => match prepared(request, config, config_file, say) {
-            Err(stop) => (Report::stopped(stop, None), true),
-            Ok(run) => {
-                let report = Box::pin(run.to_the_end()).await;
-                run.moves.prover.leave(&run.targets).await;
-                (report, true)
-            }
-        },
-    };
-    match (request.dry_run, ours) {
-        (true, _) => {}
-        (false, true) => tell(&report, state, began.elapsed()),
-        (false, false) => count(&report, state, began.elapsed()),
-    }
-    report
-}
-
-fn claim(state: &Path) -> Result<Option<lock::Lock>, Stop> {
-    let detail = "another enforcer or a restore is at work; it holds the lock as long as it lives";
-    match lock::claim(state) {
-        Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(Stop::Held(Hold::AnotherAtWork, detail.to_owned())),
-        Err(error) => {
-            let dir = dir(state);
-            let detail = format!("cannot work in {}: {error}", dir.display());
-            Err(Stop::Failed(Failure::new(Reason::Unreadable, detail)))
-        }
-    }
-}
-
-fn prepared<'a>(
-    request: &'a Request,
-    config: &'a Config,
-    config_file: Option<&'a Path>,
-    say: &'a (dyn Fn(&str) + Sync),
-) -> Result<Run<'a>, Stop> {
+/// Makes a run of a task, or says why none can be made.
+pub fn prepared<'a>(task: &Task<'a>) -> Result<Run<'a>, Stop> {
+    let Task { request, config, config_file, say, interrupt, progress } = *task;
     let unreadable = |detail: String| Stop::Failed(Failure::new(Reason::Unreadable, detail));
     let inventory = inventory::read_once(&config.inventory)
         .map_err(|error| unreadable(format!("cannot read the inventory: {error}")))?;
@@ -129,9 +84,12 @@ fn prepared<'a>(
         prover: Prover::new(config, &targets)?,
         access: config.helper.access(&config.t3, &config.state_dir),
         forward_fix: request.forward_fix,
+        interrupt,
         say,
     };
     Ok(Run {
+        interrupt,
+        progress,
         request,
         config,
         config_file,
@@ -162,9 +120,12 @@ fn command_line(request: &Request, config_file: Option<&Path>) -> String {
     if let Some(version) = &request.to {
         line.push_str(&format!(" --to {version}"));
     }
-    for (flag, given) in
-        [("--drain", request.drain), ("--forward-fix", request.forward_fix), ("--dry-run", request.dry_run)]
-    {
+    for (flag, given) in [
+        ("--drain", request.drain),
+        ("--forward-fix", request.forward_fix),
+        ("--back", request.back),
+        ("--dry-run", request.dry_run),
+    ] {
         if given {
             line.push_str(&format!(" {flag}"));
         }
@@ -181,25 +142,52 @@ fn command_line(request: &Request, config_file: Option<&Path>) -> String {
     line
 }
 
+/// What has to be done, once it is known.
+enum Work {
+    Nothing(Report),
+    Move(Plan, Duration),
+}
+
 impl Run<'_> {
-    async fn to_the_end(&self) -> Report {
-        let patience = Instant::now() + self.request.wait;
+    pub async fn to_the_end(&self) -> Report {
+        let began = Instant::now();
         loop {
             let mut target = None;
-            let report = self.once(&mut target).await.unwrap_or_else(|stop| Report::stopped(stop, target));
+            let mut report = match self.once(&mut target).await {
+                Ok(report) => report,
+                Err(stop) => self.stopped(stop, target),
+            };
             let busy = report.deferred.iter().any(|deferred| deferred.why == Deferral::Busy);
-            let waits = report.end == End::Done
-                || report.end == End::NothingToDo
-                || report.hold == Some(Hold::NobodyIdle);
-            if !waits || !busy || self.request.dry_run || Instant::now() + LOOK_AGAIN > patience {
+            let waits =
+                matches!(report.end, End::Done | End::NothingToDo) || report.hold == Some(Hold::NobodyIdle);
+            if !waits || !busy || self.request.dry_run || began.elapsed() + LOOK_AGAIN > self.request.wait {
                 return report;
             }
-            sleep(LOOK_AGAIN).await;
+            self.progress.at(Stage::Waiting);
+            tokio::select! {
+                () = sleep(LOOK_AGAIN) => {}
+                () = self.interrupt.wait() => {
+                    report.detail.push_str("; told to stop, so nobody is waited for any longer");
+                    return report;
+                }
+            }
+        }
+    }
+
+    /// What is no fault of ours any more once somebody wants it stopped.
+    fn stopped(&self, stop: Stop, target: Option<Version>) -> Report {
+        let Some(signal) = self.interrupt.told() else { return Report::stopped(stop, target) };
+        let told = format!("told to stop ({signal}) while {}", self.progress.read().stage.doing());
+        match stop {
+            Stop::Interrupted => Report::interrupted(told, target),
+            Stop::Failed(failure) => Report::interrupted(format!("{told}: {failure}"), target),
+            held @ Stop::Held(..) => Report::stopped(held, target),
         }
     }
 
     async fn once(&self, target: &mut Option<Version>) -> Result<Report, Stop> {
         let dir = dir(&self.config.state_dir);
+        self.progress.at(Stage::Looking);
         let found = Ledger::find(&dir).map_err(|error| {
             let detail = format!(
                 "cannot read {}: {error}; what an earlier run left unfinished is in it",
@@ -209,10 +197,33 @@ impl Run<'_> {
         })?;
         if let Some(ledger) = found {
             *target = Some(ledger.read().target);
+            self.progress.to(&ledger.read().target);
             if self.request.dry_run {
                 return Ok(self.told_unfinished(&ledger.read()));
             }
             return self.finish(ledger).await;
+        }
+        let work = tokio::select! {
+            biased;
+            () = self.interrupt.wait() => return Err(Stop::Interrupted),
+            work = self.work(target) => work?,
+        };
+        let (plan, soak) = match work {
+            Work::Nothing(report) => return Ok(report),
+            Work::Move(plan, soak) => (plan, soak),
+        };
+        make(&dir).map_err(|error| unwritable(&dir, &error))?;
+        let journal = Journal::new(plan.target.clone(), soak, SystemTime::now());
+        let ledger = Ledger::begin(&dir, journal).map_err(|error| unwritable(&dir, &error))?;
+        (self.say)(&format!("moving {} users to t3 {}", plan.queue.len() + plan.stopped.len(), plan.target));
+        self.rollout().forward(ledger, plan).await
+    }
+
+    /// Everything before the first user is touched.
+    async fn work(&self, target: &mut Option<Version>) -> Result<Work, Stop> {
+        if self.request.back {
+            let detail = "no rollout is under way, so nobody is brought back; one user's copy is put back by t3-prober backup restore";
+            return Err(Stop::Held(Hold::NothingUnderWay, detail.to_owned()));
         }
         if let Some(why) = self.freeze.reason() {
             let file = self.freeze.file().display();
@@ -223,10 +234,14 @@ impl Run<'_> {
         }
         let wanted = self.wanted().await?;
         *target = Some(wanted.version().clone());
+        self.progress.to(wanted.version());
         let users = self.found().await;
         let plan = self.planned(&wanted, &users)?;
         if self.request.dry_run {
-            return Ok(self.told(&wanted, &plan, &users));
+            return Ok(Work::Nothing(self.told(&wanted, &plan, &users)));
+        }
+        if plan.finds_nobody_idle() {
+            return Ok(Work::Nothing(Report::nobody_idle(plan.target, plan.deferred)));
         }
         for (user, version) in &plan.adopt {
             self.link(user, version)?;
@@ -235,7 +250,7 @@ impl Run<'_> {
             self.link(user, &plan.target)?;
         }
         if plan.queue.is_empty() && plan.stopped.is_empty() {
-            return self.nothing_to_do(&plan);
+            return self.nothing_to_do(&plan).map(Work::Nothing);
         }
         let last_good = self.moves.links.last_good();
         let proven = last_good.as_ref() == Some(&plan.target);
@@ -243,20 +258,20 @@ impl Run<'_> {
             last_good.or_else(|| plan.queue.first().or(plan.stopped.first()).map(|(_, from)| from.clone()));
         let mut soak = self.config.enforce.soak.unwrap_or(SOAK);
         if !proven && let Some(known_good) = known_good {
+            self.progress.at(Stage::Judging);
             soak = self.accept(&plan, &known_good).await?;
         }
+        self.progress.at(Stage::Installing);
         candidate::install(self.config, &self.moves.links, &plan.target).await?;
         self.is_the_one_that_passed(&plan.target, proven).await?;
+        self.progress.at(Stage::BackingUp);
         self.back_up(&plan).await?;
-        make(&dir).map_err(|error| unwritable(&dir, &error))?;
-        let journal = Journal::new(plan.target.clone(), soak, SystemTime::now());
-        let ledger = Ledger::begin(&dir, journal).map_err(|error| unwritable(&dir, &error))?;
-        (self.say)(&format!("moving {} users to t3 {}", plan.queue.len() + plan.stopped.len(), plan.target));
-        self.rollout().forward(ledger, plan).await
+        Ok(Work::Move(plan, soak))
     }
 
     fn rollout(&self) -> Rollout<'_> {
-        Rollout { moves: &self.moves, targets: &self.targets, freeze: &self.freeze, say: self.say }
+        let Self { moves, targets, freeze, interrupt, progress, say, .. } = self;
+        Rollout { moves, targets, freeze, interrupt, progress, say: *say }
     }
 
     /// Brings to an end what an earlier run left in the middle.
@@ -265,6 +280,11 @@ impl Run<'_> {
         let rollout = self.rollout();
         if let Some(why) = journal.back {
             (self.say)("an earlier run was going back; it is carried on");
+            return Ok(rollout.back(ledger, why).await);
+        }
+        if self.request.back {
+            let detail = "an operator asked for it".to_owned();
+            let why = Why { user: String::new(), step: None, reason: "operator".to_owned(), detail };
             return Ok(rollout.back(ledger, why).await);
         }
         (self.say)(&format!("an earlier run was moving users to t3 {}; it is carried on", journal.target));
@@ -285,6 +305,19 @@ impl Run<'_> {
         let installed = self.moves.links.builds();
         let plan = Plan::of(&self.situation(&wanted, None, None, &users, &installed));
         rollout.forward(ledger, plan).await
+    }
+
+    /// After a defect of our own; answers a line for each who had to be started, or could not be.
+    pub async fn keep_up(&self, ledger: &Ledger) -> Vec<String> {
+        let mut lines = Vec::new();
+        for target in &self.targets {
+            match self.moves.keep_up(ledger, target).await {
+                Ok(false) => {}
+                Ok(true) => lines.push(format!("{} was down and was started", target.user)),
+                Err(failure) => lines.push(format!("{} is down: {failure}", target.user)),
+            }
+        }
+        lines
     }
 
     async fn wanted(&self) -> Result<Wanted, Stop> {
@@ -351,73 +384,6 @@ impl Run<'_> {
         plan(&Situation { except: &except, ..situation }).map_err(|(hold, detail)| Stop::Held(hold, detail))
     }
 
-    /// The verdict; answers for how long the build is watched.
-    async fn accept(&self, plan: &Plan, known_good: &Version) -> Result<Duration, Stop> {
-        let section = &self.config.enforce;
-        candidate::judge(self.config, self.config_file, &plan.target, known_good, self.say).await?;
-        let document = self.document(&plan.target);
-        if let Some(document) = &document
-            && document.rollback == Some(Rollback::Unsafe)
-            && !self.request.forward_fix
-        {
-            let detail = format!(
-                "{}; there would be no way back, so it is installed with --forward-fix only",
-                document.summary
-            );
-            return Err(Stop::Held(Hold::NoWayBack, detail));
-        }
-        let soak = section.soak.or(document.map(|document| document.soak));
-        Ok(soak.unwrap_or(SOAK))
-    }
-
-    /// The verdict's document; a gate of somebody else's need not write one.
-    pub fn document(&self, version: &Version) -> Option<verdict::Document> {
-        let document = verdict::load(&self.config.state_dir, &version.to_string()).ok()?;
-        (document.verdict == Verdict::Pass).then_some(document)
-    }
-
-    /// A verdict is about certain bytes and no others.
-    async fn is_the_one_that_passed(&self, version: &Version, proven: bool) -> Result<(), Stop> {
-        let Some(document) = self.document(version).filter(|_| !proven) else { return Ok(()) };
-        let program = self.moves.links.build(version).join("bin/t3");
-        let unreadable = |error: std::io::Error| {
-            Failure::new(Reason::Unreadable, format!("cannot read {}: {error}", program.display()))
-        };
-        let located = crate::gate::candidate::Located::at(&program).map_err(unreadable)?;
-        let integrity = located.integrity().await.map_err(unreadable)?;
-        if document.candidate.integrity.is_empty() || integrity == document.candidate.integrity {
-            return Ok(());
-        }
-        let detail = format!(
-            "the installed t3 {version} is {}, the gate let {} pass; run the gate again",
-            integrity, document.candidate.integrity
-        );
-        Err(Stop::Held(Hold::OtherBuild, detail))
-    }
-
-    /// Everybody's state, before anything is touched, and the room that going back would need.
-    async fn back_up(&self, plan: &Plan) -> Result<(), Stop> {
-        let moved = |target: &&Target| {
-            plan.queue.iter().chain(&plan.stopped).any(|(user, _)| user == target.user.as_str())
-        };
-        for target in self.targets.iter().filter(moved) {
-            has_room(target)?;
-        }
-        for target in &self.targets {
-            let instance = instance_of(target);
-            if !instance.database().exists() {
-                continue;
-            }
-            let version = self.moves.links.of(target.user.as_str());
-            let snapshot = self.moves.copy(target, version.as_ref()).await.map_err(|failure| {
-                let detail = format!("nothing was changed: no backup of {}: {}", target.user, failure.detail);
-                Failure::new(failure.reason, detail)
-            })?;
-            (self.say)(&format!("{}: backed up as {}", target.user, snapshot.name()));
-        }
-        Ok(())
-    }
-
     fn link(&self, user: &str, version: &Version) -> Result<(), Failure> {
         self.moves.links.set(user, version).map_err(|error| {
             Failure::new(Reason::Unreadable, format!("cannot change the link of {user}: {error}"))
@@ -438,24 +404,6 @@ impl Run<'_> {
             deferred: plan.deferred.clone(),
         })
     }
-}
-
-/// Going back needs room for a copy beside the database: better found out before than then.
-fn has_room(target: &Target) -> Result<(), Failure> {
-    let database = instance_of(target).database();
-    let Some(dir) = database.parent().filter(|dir| dir.is_dir()) else { return Ok(()) };
-    let Ok(system) = nix::sys::statvfs::statvfs(dir) else { return Ok(()) };
-    let (free, needed) =
-        (system.blocks_available() * system.fragment_size(), 2 * Sizes::of(&database).total());
-    if free >= needed {
-        return Ok(());
-    }
-    let detail = format!(
-        "nothing was changed: {} has {free} bytes free, bringing {} back would need {needed}",
-        dir.display(),
-        target.user
-    );
-    Err(Failure::new(Reason::NoSpace, detail))
 }
 
 fn unwritable(dir: &Path, error: &std::io::Error) -> Failure {

@@ -10,15 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use super::freeze::Freeze;
 use super::journal::{Ledger, write};
-use super::plan;
-use crate::outcome::{Deferral, End, utc};
+use super::{lock, plan};
+use crate::outcome::{Deferral, End, Stage, utc};
+use crate::t3::version::Version;
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Standing {
+    /// What a run is at; where none is at work, it ended without a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_work: Option<AtWork>,
     pub last: Option<Last>,
     pub deferred: Vec<Deferred>,
+}
+
+/// A run that has not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtWork {
+    #[serde(with = "utc")]
+    pub began: SystemTime,
+    pub stage: Stage,
+    /// When it came to this stage.
+    #[serde(with = "utc")]
+    pub since: SystemTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Version>,
 }
 
 /// The end of the last run.
@@ -47,6 +64,8 @@ pub struct Seen {
     pub standing: Standing,
     /// Whether a rollout was begun and has not ended.
     pub under_way: bool,
+    /// Whether the run that said last what it is at is still there.
+    pub alive: bool,
     /// Why nothing is begun, and how that is ended.
     pub frozen: Option<String>,
     /// Why builds were rolled back here, by version.
@@ -80,13 +99,28 @@ impl Standing {
     }
 }
 
+impl AtWork {
+    /// What is known of a run that did not say how it ended.
+    pub fn epitaph(&self) -> String {
+        let at = humantime::format_rfc3339_seconds;
+        format!(
+            "the run that began at {} ended without a word while it was {}, since {}: it was killed, or its machine went down",
+            at(self.began),
+            self.stage.doing(),
+            at(self.since)
+        )
+    }
+}
+
 impl Seen {
     pub fn load(state_dir: &Path) -> Self {
         let dir = super::dir(state_dir);
         let freeze = Freeze::new(&dir);
         let remedy = |why: String| format!("{why}; remove {} when it is understood", freeze.file().display());
+        let standing = Standing::load(&dir);
         Self {
-            standing: Standing::load(&dir),
+            alive: standing.at_work.is_some() && lock::is_held(&dir),
+            standing,
             under_way: Ledger::exists(&dir),
             frozen: freeze.reason().map(remedy),
             broken: freeze.broken().into_iter().map(|(version, broke)| (version, broke.why)).collect(),

@@ -212,7 +212,7 @@ fn cell(step: Step, result: Option<&StepResult>) -> Markup {
 
 /// How the last run of the enforcer ended, and who was left behind.
 fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
-    let Seen { standing, under_way, frozen, .. } =
+    let Seen { standing, under_way, alive, frozen, .. } =
         surfaces.enforcer.lock().unwrap_or_else(PoisonError::into_inner).clone();
     html! {
         @match &standing.last {
@@ -221,7 +221,16 @@ fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
                 span.(judged(last.end)) title=(last.end.meaning()) { (last.end) } " " (ago(last.at, now)) ": " (last.detail)
             }
         }
-        @if under_way { ". " span.skipped { "A rollout is under way, or was cut short; the next run goes on." } }
+        @match &standing.at_work {
+            Some(at_work) if alive => {
+                ". " span.skipped { "At work " (ago(at_work.since, now)) ": " (at_work.stage.doing()) "." }
+            }
+            Some(at_work) => { ". " span.failed { "But " (at_work.epitaph()) "." } }
+            None => {}
+        }
+        @if under_way && !alive {
+            ". " span.skipped { "A rollout is not finished; the next run goes on, and t3-prober enforce --back brings everybody back." }
+        }
         @if let Some(why) = &frozen { ". " span.failed { "Frozen: " (why) } }
         @for deferred in &standing.deferred {
             br; (deferred.user) " stays since " (ago(deferred.since, now)) ": " (deferred.detail) " " code { (deferred.why) }
@@ -232,8 +241,8 @@ fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
 fn judged(end: End) -> &'static str {
     match end {
         End::Done | End::NothingToDo => "ok",
-        End::Held => "skipped",
-        End::RolledBack | End::Error | End::RollbackFailed => "failed",
+        End::Held | End::Waiting | End::Interrupted => "skipped",
+        End::RolledBack | End::Error | End::RollbackFailed | End::Killed => "failed",
     }
 }
 

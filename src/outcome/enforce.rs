@@ -15,12 +15,18 @@ words! {
         NothingToDo = "nothing_to_do",
         /// The build broke live, and everybody is back on the old one.
         RolledBack = "rolled_back",
+        /// Whoever is not on the wanted build may not be moved yet; another run moves them when they are idle.
+        Waiting = "waiting",
         /// Nothing was begun, or no more than was; somebody has to decide.
         Held = "held",
         /// Something of ours failed, and not the build.
         Error = "error",
         /// Somebody could not be brought back; look at once.
         RollbackFailed = "rollback_failed",
+        /// It was told to stop, and stopped where the next run goes on.
+        Interrupted = "interrupted",
+        /// It ended without a word, killed or with its machine; the next run found that out, and goes on.
+        Killed = "killed",
     }
 }
 
@@ -30,10 +36,42 @@ impl End {
         match self {
             Self::Done | Self::NothingToDo => 0,
             Self::RolledBack => 1,
-            Self::Held => 3,
-            Self::Error => 4,
+            Self::Held | Self::Waiting => 3,
+            Self::Error | Self::Interrupted | Self::Killed => 4,
             Self::RollbackFailed => 6,
         }
+    }
+}
+
+words! {
+    /// What a run of the enforcer is at. The word is on disk meanwhile, so that whoever is killed is found out.
+    pub enum Stage {
+        /// Finding out what is wanted and who runs what.
+        Looking = "looking",
+        /// Having the build judged.
+        Judging = "judging",
+        /// Installing the build beside the others.
+        Installing = "installing",
+        /// Taking everybody's backup.
+        BackingUp = "backing_up",
+        /// Moving users to the build.
+        Moving = "moving",
+        /// Watching those who were moved.
+        Watching = "watching",
+        /// Bringing everybody back.
+        Returning = "returning",
+        /// Waiting for those who are busy.
+        Waiting = "waiting",
+    }
+}
+
+impl Stage {
+    /// What is done, for the middle of a sentence.
+    pub fn doing(self) -> String {
+        let mut letters = self.meaning().trim_end_matches('.').chars();
+        letters
+            .next()
+            .map_or_else(String::new, |first| format!("{}{}", first.to_lowercase(), letters.as_str()))
     }
 }
 
@@ -46,6 +84,8 @@ words! {
         AnotherAtWork = "another_at_work",
         /// It runs inside an instance that it would stop.
         Inside = "inside",
+        /// Everybody is to be brought back, and no rollout is under way.
+        NothingUnderWay = "nothing_under_way",
         /// Neither a pin nor a followed tag names a version.
         NoTarget = "no_target",
         /// The followed tag stands for an older version than one that is in use.

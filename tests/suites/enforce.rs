@@ -10,6 +10,7 @@ mod gate;
 mod killed;
 mod logins;
 mod offline;
+mod silent;
 
 const OLD: &str = "0.0.24";
 const NEW: &str = "0.0.33";
@@ -66,10 +67,15 @@ fn who_is_busy_is_not_restarted_and_is_moved_once_idle_with_every_message() {
     assert_eq!((fleet.running("bob").as_deref(), fleet.world.level("bob")), (Some(OLD), 30));
     fleet.write_message("bob", "after-the-backup");
 
+    let since = || fleet.standing()["deferred"][0]["since"].clone();
+    let first = since();
+    assert!(first.is_string(), "{}", fleet.standing());
     let said = fleet.enforce(&["--drain"]).exits(3);
-    assert!(said.contains("bob stays: at work"), "{said}");
-    fleet.busy("bob", false);
-    fleet.enforce(&["--drain"]).exits(0);
+    assert!(said.contains("bob stays: at work") && said.contains("[waiting: nobody_idle]"), "{said}");
+    assert_eq!(since(), first, "however often nobody is idle");
+    let waits = || (fleet.standing()["at_work"]["stage"] == "waiting").then_some(());
+    fleet.disturbed(&["--drain", "--wait", "5m"], waits, |_| fleet.busy("bob", false)).exits(0);
+    assert!(fleet.standing()["deferred"].as_array().is_some_and(Vec::is_empty), "{}", fleet.standing());
     fleet.everybody_is_on(NEW);
     for id in ["before-the-backup", "after-the-backup"] {
         assert!(fleet.has_message("bob", id), "{id}");

@@ -94,11 +94,12 @@ running() {{ pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$runtime" 2>/dev/null) && [
 case $1 in
 stop)
     running || exit 0
-    [ ! -f {dir}/stop-takes ] || sleep "$(cat {dir}/stop-takes)"
+    [ ! -f {dir}/stop-takes ] || {{ touch {dir}/stopping; sleep "$(cat {dir}/stop-takes)"; }}
     kill "$pid"
     for i in $(seq 400); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.05; done
     kill -9 "$pid" ;;
 start)
+    [ ! -f {dir}/goes-down ] || exit 1
     running && exit 0
     port=$(sed 's/.*"'"$2"'","port":\([0-9]*\).*/\1/' {dir}/dispatch.json)
     setsid {dir}/installs/users/$2/bin/t3 serve --host 127.0.0.1 --port "$port" --base-dir "$base" >/dev/null 2>&1 & ;;
@@ -267,10 +268,29 @@ esac
     }
 
     pub fn enforce(&self, args: &[&str]) -> Said {
-        let output = self.command(args).output().expect("the program");
-        let text =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Said { exit: output.status.code().unwrap_or(-1), text }
+        Said::of(&self.command(args).output().expect("the program"))
+    }
+
+    /// Starts the enforcer and, once it has come so far, does something to it.
+    pub fn disturbed<T>(
+        &self,
+        args: &[&str],
+        moment: impl FnMut() -> Option<T>,
+        disturb: impl FnOnce(&std::process::Child),
+    ) -> Said {
+        // What it has started may outlive it, and holds its standard error as long.
+        let enforcer = self.command(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let enforcer = enforcer.expect("the program");
+        wait_for("the enforcer to come so far", moment);
+        disturb(&enforcer);
+        Said::of(&enforcer.wait_with_output().expect("an end"))
+    }
+
+    /// What the journal says of a user.
+    pub fn step(&self, user: &str) -> Option<String> {
+        let journal = self.journal()?;
+        let entry = journal["moves"].as_array()?.iter().find(|entry| entry["user"] == user)?.clone();
+        entry["step"].as_str().map(str::to_owned)
     }
 
     /// Runs the enforcer and notes when it says what.
@@ -293,12 +313,24 @@ esac
         serde_json::from_slice(&std::fs::read(self.path("state/enforce/journal.json")).ok()?).ok()
     }
 
+    /// What the enforcer says of itself.
+    pub fn standing(&self) -> serde_json::Value {
+        let text = std::fs::read(self.path("state/enforce/standing.json"));
+        text.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
     pub fn freeze_file(&self) -> PathBuf {
         self.path("state/enforce/freeze")
     }
 }
 
 impl Said {
+    fn of(output: &std::process::Output) -> Self {
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        Self { exit: output.status.code().unwrap_or(-1), text }
+    }
+
     /// Expects an exit code; answers what was said.
     pub fn exits(self, code: i32) -> String {
         assert_eq!(self.exit, code, "{}", self.text);

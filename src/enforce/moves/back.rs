@@ -139,6 +139,26 @@ impl Moves<'_> {
         proven.map_err(|why| Failure::new(Reason::NotAuthenticated, why.to_string()))
     }
 
+    /// After a defect of our own: who ran before and is down runs again, on the build that fits their database. Answers
+    /// whether they were down.
+    pub async fn keep_up(&self, ledger: &Ledger, target: &Target) -> Result<bool, Failure> {
+        let (instance, journal) = (instance_of(target), ledger.read());
+        let Some(entry) = journal.moves.iter().find(|entry| entry.user == target.user.as_str()) else {
+            return Ok(false);
+        };
+        let service = self.service(&instance);
+        if !entry.ran || service.is_up().await {
+            return Ok(false);
+        }
+        if journal.back.is_some() && entry.step != MoveStep::Back {
+            self.leave_on_the_new_build(ledger, target, entry).await?;
+        } else {
+            service.start().await?;
+        }
+        self.resume(target.user.as_str());
+        Ok(true)
+    }
+
     async fn leave_on_the_new_build(
         &self,
         ledger: &Ledger,

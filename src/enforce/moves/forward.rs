@@ -34,6 +34,9 @@ impl Moves<'_> {
                 return Err(Mishap::Deferred(Deferred { user, why: Deferral::Unwell, detail }));
             }
         }
+        if self.interrupt.told().is_some() {
+            return Err(Mishap::Interrupted);
+        }
         let entry = Move {
             user: user.clone(),
             from: from.clone(),
@@ -91,14 +94,18 @@ impl Moves<'_> {
         if entry.ran {
             (self.say)(&format!("{user}: starting t3 {to}"));
             let service = self.service(&instance);
-            service.start().await.map_err(|failure| {
-                Mishap::Build(Why {
+            if let Err(failure) = service.start().await {
+                if failure.reason == Reason::CliMissing {
+                    return Err(Mishap::Ours(failure));
+                }
+                let why = Why {
                     user: user.to_owned(),
                     step: Some(Step::Reach),
                     reason: failure.reason.to_string(),
                     detail: failure.detail,
-                })
-            })?;
+                };
+                return Err(self.weighed(ledger, &entry, why));
+            }
             let confirmed = self.prover.pulse_interval();
             if let Err(why) = self.prover.log_in(target, &to, self.service.start_timeout, confirmed).await {
                 return Err(self.weighed(ledger, &entry, why));
@@ -110,8 +117,12 @@ impl Moves<'_> {
         Ok(())
     }
 
-    /// A start command that does not go through the link is no fault of the build: what runs is the old one.
+    /// A start command that does not go through the link is no fault of the build: what runs is the old one. Neither is
+    /// what fails while everything is being stopped: the next run looks again.
     fn weighed(&self, ledger: &Ledger, entry: &Move, why: Why) -> Mishap {
+        if self.interrupt.told().is_some() {
+            return Mishap::Ours(Failure::new(Reason::CliFailed, why.to_string()));
+        }
         if why.reason != OTHER_VERSION {
             return Mishap::Build(why);
         }

@@ -292,6 +292,12 @@ fn builds_that_are_refused_rolled_back_and_given_up_on_end_in_their_alerts() {
     fs::write(fleet.path("tag-nightly"), "0.0.30\n").expect("a build is published");
     serving.until_metric("t3_verdict_consecutive_nonpass", |streak| streak == 1.0);
     room.until("", "T3CandidateRefused");
+    for _ in 0..2 {
+        let held = fleet.enforce(&[]).exits(3);
+        assert!(held.contains("nothing is wanted"), "{held}");
+    }
+    // While it is frozen that alone is told.
+    room.until("", "T3EnforcerAborting");
     fleet.install_broken("0.0.33", "fails-on-third-login");
     fleet.enforce(&["--to", "0.0.33"]).exits(1);
     for _ in 0..2 {

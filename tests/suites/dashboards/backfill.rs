@@ -129,6 +129,9 @@ fn scenario(now: u64) -> Samples {
     add(served("host-a", "cid"), Box::new(|_| 1.0));
     add(of("t3_probe_runs_total", "host-a", "cid", ",kind=\"pulse\",outcome=\"ok\""), Box::new(|_| 7.0));
     add(of("t3_user_paused", "host-a", "dan", ""), Box::new(|_| 1.0));
+    // An enforcer that gives up, on a host that is not frozen.
+    let gives_up = format!("t3_enforcer_runs_total{{{},outcome=\"held\"}}", target("host-b"));
+    add(gives_up, Box::new(|age| (HISTORY - age.min(HISTORY)) as f64));
     // Whose login fails while the pulse is well: one a reason.
     for reason in ["withheld", "keeper_lost", "unauthorized", "schema_ahead"] {
         let rest = format!(",kind=\"handshake\",step=\"mint\",reason=\"{reason}\"");

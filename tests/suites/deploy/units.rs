@@ -120,6 +120,18 @@ fn a_missed_upgrade_never_comes_by_day_and_every_timer_has_its_service() {
     }
 }
 
+#[test]
+fn an_upgrade_that_is_stopped_has_the_time_to_finish_with_those_it_has_in_hand() {
+    for name in ["t3-prober-enforce.service", "t3-prober-drain.service"] {
+        assert_eq!(setting(name, "KillMode").as_deref(), Some("mixed"), "{name}: its commands are finished");
+        let given = setting(name, "TimeoutStopSec").and_then(|time| humantime::parse_duration(&time).ok());
+        // `[backup]` stop_timeout, take_timeout, start_timeout, and the login that has as long as a start.
+        let needed = std::time::Duration::from_secs(90 + 300 + 30 + 30);
+        assert!(given.is_some_and(|given| given > needed), "{name}: {given:?}");
+        assert_eq!(setting(name, "TimeoutStartSec").as_deref(), Some("infinity"), "{name}");
+    }
+}
+
 /// The program as a unit leaves it: its account, its groups, and no way to more.
 fn under(unit: &str, account: &Account, host: &Host, arguments: &[&str]) -> Child {
     assert_eq!(setting(unit, "NoNewPrivileges").as_deref(), Some("yes"), "{unit}");
