@@ -21,7 +21,7 @@ use crate::history::{self, History};
 use crate::inventory::{Snapshot, Watch};
 use crate::metrics::{Build, Metrics, Served};
 use crate::operator::{Access, Doors, Reload, Seen};
-use crate::outcome::{BackupRun, Ended, EventKind, Finding, Run};
+use crate::outcome::{BackupAct, BackupRun, Ended, EventKind, Finding, Run};
 use crate::pause::PauseFile;
 use crate::probe::prober::{Order, Prober, Shared};
 use crate::spool::{self, Event, Spool};
@@ -287,6 +287,12 @@ impl Service {
     fn record_backup(&self, run: &BackupRun) {
         self.metrics.backup.record(run);
         let BackupRun { user, act, snapshot, .. } = run;
+        if (*act, &run.failure) == (BackupAct::Restore, &None)
+            && let Some(orders) = lock(&self.prober).orders(user)
+        {
+            // Who has four orders waiting looks again in the next round, and shouts for an hour at most.
+            let _ = orders.try_send(Order::Restored);
+        }
         let snapshot = snapshot.as_deref().unwrap_or_default();
         let mut detail = serde_json::json!({ "duration_seconds": run.duration.as_secs_f64() });
         if !snapshot.is_empty() {

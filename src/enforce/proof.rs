@@ -14,7 +14,7 @@ use super::witness::Witness;
 use crate::config::Config;
 use crate::dispatch::Keys;
 use crate::inventory::Target;
-use crate::outcome::{Failure, Kind, Outcome, Reason, Run, Skip, Step, Trigger};
+use crate::outcome::{BackupRun, Failure, Kind, Outcome, Reason, Run, Skip, Step, Trigger};
 use crate::probe::front::Kept;
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
@@ -131,10 +131,19 @@ impl Prover {
     }
 
     fn tell(&self, run: &Run) {
+        self.put(&Event::Run(run.clone()));
+    }
+
+    /// What was written to the database that was put aside is not missed by the service.
+    pub fn tell_of_restore(&self, run: BackupRun) {
+        self.put(&Event::Backup(run));
+    }
+
+    fn put(&self, event: &Event) {
         if let Some(spool) = &self.spool
-            && let Err(error) = spool.put(&Event::Run(run.clone()))
+            && let Err(error) = spool.put(event)
         {
-            tracing::debug!(%error, "a login is not in the metrics");
+            tracing::debug!(%error, "what was done is not in the metrics");
         }
     }
 

@@ -277,6 +277,8 @@ pub enum Order {
     Probe(oneshot::Sender<Vec<Run>>),
     /// A real user has just logged in: the same evidence as a handshake.
     LoggedIn,
+    /// A snapshot was put back: what the database has lost by that is lost on purpose.
+    Restored,
 }
 
 impl Prober {

@@ -51,6 +51,13 @@ struct History {
     shrank: Option<Instant>,
 }
 
+impl Memory {
+    /// Whoever put a snapshot back was told what that costs: from here on what it held is the measure.
+    pub fn restored(&mut self) {
+        self.history = History::default();
+    }
+}
+
 /// Looks at the database of one instance: ourselves, or by the helper as its owner, in a round over everybody.
 pub async fn run(
     instance: &Instance,

@@ -105,6 +105,10 @@ impl Task {
                         wanted = Some(Trigger::Demand);
                     }
                     Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
+                    Some(Order::Restored) => {
+                        self.state.restored();
+                        state_due = Instant::now();
+                    }
                     None => break,
                 },
                 () = sleep_until(pulse_due) => {

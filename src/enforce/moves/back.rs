@@ -9,7 +9,7 @@ use crate::backup::restore::{self, Loss, Present, Restore};
 use crate::backup::{Hands, Snapshot};
 use crate::helper::Rightful;
 use crate::inventory::Target;
-use crate::outcome::{Failure, MoveStep, Reason};
+use crate::outcome::{BackupAct, BackupRun, Failure, MoveStep, Reason};
 use crate::probe::instance_of;
 use crate::t3::Instance;
 use crate::t3::version::Version;
@@ -119,6 +119,14 @@ impl Moves<'_> {
             .run(async |_| if entry.ran { self.prove(target, &entry.from).await } else { Ok(()) })
             .await
             .map_err(|failed| Failure::new(failed.failure.reason, failed.to_string()))?;
+        self.prover.tell_of_restore(BackupRun {
+            user: user.to_owned(),
+            act: BackupAct::Restore,
+            at: SystemTime::now(),
+            duration: now.elapsed().unwrap_or_default(),
+            snapshot: Some(copy.name()),
+            failure: None,
+        });
         (self.say)(&format!("{user}: back on t3 {} with its database; {loss}", entry.from));
         if let Some(aside) = &restored.aside {
             (self.say)(&format!("{user}: the newer database lies in {}", aside.display()));

@@ -96,6 +96,20 @@ async fn history_that_is_gone_is_said_in_every_round() {
     }
 }
 
+#[tokio::test]
+async fn what_a_restore_has_taken_away_is_no_loss_and_what_goes_after_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(database) = fixtures::copy("0.0.24", dir.path()) else { return };
+    let (instance, mut memory) = (instance(dir.path().to_path_buf()), Memory::default());
+    assert_eq!(look(&instance, &mut memory).await.outcome(), Outcome::Ok);
+    change(&database, "DELETE FROM projection_thread_messages WHERE rowid <= 10");
+    assert_eq!(look(&instance, &mut memory).await.outcome(), Outcome::Failed(Reason::HistoryShrank));
+    memory.restored();
+    assert_eq!(look(&instance, &mut memory).await.outcome(), Outcome::Ok);
+    change(&database, "DELETE FROM projection_thread_messages WHERE rowid <= 11");
+    assert_eq!(look(&instance, &mut memory).await.outcome(), Outcome::Failed(Reason::HistoryShrank));
+}
+
 #[test]
 fn a_loss_is_news_for_an_hour_and_then_what_is_left_counts() {
     let fingerprint = |last_sequence| Fingerprint { last_sequence, ..Fingerprint::default() };
