@@ -18,9 +18,10 @@ use crate::t3::state::reader::{self, Reader};
 
 /// One MiB: short enough for the deadline to be kept, long enough not to matter.
 const PAGES_PER_STEP: i32 = 256;
-/// 128 MiB. Whoever else waits for the disk, the user's server first, waits for what a flush has before it: seldom and
-/// for a tenth of a second, rather than a little at every other write, and never for gigabytes at the end.
-const STEPS_PER_FLUSH: usize = 128;
+/// 4 MiB. A write of the user's server ends in an fdatasync, which waits behind whatever a flush of ours has given to the
+/// disk and to the journal of the file system: with 128 MiB at a time the slowest of a hundred writes took 34 ms, with
+/// this 7 ms, as without us; on a file system in memory 27 ms and 2 ms. Smaller ones only make the copy take longer.
+const STEPS_PER_FLUSH: usize = 4;
 /// How often a stopped database is copied anew that was started meanwhile.
 const TRIES: usize = 3;
 

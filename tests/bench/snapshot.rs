@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_rusqlite::rusqlite::Connection;
 
-use crate::report::Table;
+use crate::report::{Table, number};
 use crate::support::world::World;
 
 #[path = "../support/writer.rs"]
@@ -18,7 +18,8 @@ mod writer;
 use writer::Writer;
 
 const MEGABYTES: u32 = 200;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
+const ALONE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(2);
 
 pub fn run() {
@@ -28,35 +29,38 @@ pub fn run() {
     fill(&database);
     configure(dir.path());
 
-    let writer = Writer::start(&database, PAUSE);
-    std::thread::park_timeout(Duration::from_secs(10));
-    let alone = Felt::by(writer);
-
-    let (mut ours, mut whole, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    let writer = Writer::start(&database, PAUSE);
+    // Whoever else uses the disk meanwhile comes and goes: the three are measured in turns, and compared turn by turn.
+    let mut turns = Vec::new();
     for _ in 0..ROUNDS {
-        let clock = Instant::now();
-        take(dir.path());
-        whole.push(clock.elapsed().as_secs_f64());
-        ours.push(copied(dir.path()));
+        let mut copying = 0.0;
+        let (_, alone) = felt(&database, || std::thread::park_timeout(ALONE));
+        let (whole, ours) = felt(&database, || {
+            take(dir.path());
+            copying = copied(dir.path());
+        });
+        let copy = dir.path().join("vacuum.sqlite");
+        let (vacuum, theirs) = felt(&database, || vacuum(&database, &copy));
+        std::fs::remove_file(copy).expect("gone");
+        turns.push(Turn { alone, copying, whole, ours, vacuum, theirs });
     }
-    let during = Felt::by(writer);
-    let writer = Writer::start(&database, PAUSE);
-    for round in 0..ROUNDS {
-        theirs.push(vacuum(&database, &dir.path().join(format!("{round}.sqlite"))));
-    }
-    let theirs_felt = Felt::by(writer);
 
-    let (ours, whole, theirs) = (median(ours), median(whole), median(theirs));
+    let of = |value: fn(&Turn) -> f64| median(turns.iter().map(value).collect());
     let title = format!("A snapshot of {MEGABYTES} MB under a steady writer ({ROUNDS} rounds, medians)");
     let mut table = Table::of_goals(&title);
-    table.at_most("copied and on disk, against VACUUM INTO", 1.1, ours / theirs, "times");
-    table.figure("copied and on disk", format!("{ours:.3} s"));
-    table.figure("the whole command, verification and all", format!("{whole:.3} s"));
-    table.figure("sqlite3 VACUUM INTO, on disk", format!("{theirs:.3} s"));
-    table.at_most("the writer's p99, against alone", 1.5, during.p99 / alone.p99, "times");
-    for (what, felt) in [("alone", alone), ("during ours", during), ("during VACUUM INTO", theirs_felt)] {
-        let Felt { p90, p99, longest } = felt;
+    let times = of(|turn| turn.copying / turn.vacuum);
+    table.at_most("copied and on disk, against VACUUM INTO", 1.1, times, "times");
+    table.figure("copied and on disk", format!("{:.3} s", of(|turn| turn.copying)));
+    table.figure("the whole command, verification and all", format!("{:.3} s", of(|turn| turn.whole)));
+    table.figure("sqlite3 VACUUM INTO, on disk", format!("{:.3} s", of(|turn| turn.vacuum)));
+    table.at_most("the writer's p99, against alone", 1.5, of(|turn| turn.ours.p99 / turn.alone.p99), "times");
+    let theirs = of(|turn| turn.theirs.p99 / turn.alone.p99);
+    table.figure("the same during VACUUM INTO", format!("{} times", number(theirs)));
+    let alone: Vec<&Felt> = turns.iter().map(|turn| &turn.alone).collect();
+    let ours = turns.iter().map(|turn| &turn.ours).collect();
+    let theirs = turns.iter().map(|turn| &turn.theirs).collect();
+    for (what, felt) in [("alone", alone), ("during ours", ours), ("during VACUUM INTO", theirs)] {
+        let each = |value: fn(&Felt) -> f64| median(felt.iter().map(|felt| value(felt)).collect());
+        let (p90, p99, longest) = (each(|felt| felt.p90), each(|felt| felt.p99), each(|felt| felt.longest));
         table.figure(
             &format!("p90, p99 and longest write {what}"),
             format!("{p90:.1}, {p99:.1} and {longest:.0} ms"),
@@ -156,8 +160,7 @@ fn copied(dir: &Path) -> f64 {
     manifest["took_seconds"].as_f64().expect("a duration")
 }
 
-fn vacuum(database: &Path, into: &Path) -> f64 {
-    let clock = Instant::now();
+fn vacuum(database: &Path, into: &Path) {
     let status = in_the_background("sqlite3")
         .args(["-cmd", ".timeout 10000"])
         .arg(database)
@@ -167,9 +170,25 @@ fn vacuum(database: &Path, into: &Path) -> f64 {
     assert!(status.success());
     // On disk, as ours is.
     std::fs::File::open(into).and_then(|file| file.sync_all()).expect("on disk");
+}
+
+/// One round: the writer alone, beside a snapshot of ours, and beside VACUUM INTO.
+struct Turn {
+    alone: Felt,
+    copying: f64,
+    whole: f64,
+    ours: Felt,
+    vacuum: f64,
+    theirs: Felt,
+}
+
+/// How long it took, and what a writer felt meanwhile.
+fn felt(database: &Path, work: impl FnOnce()) -> (f64, Felt) {
+    let writer = Writer::start(database, PAUSE);
+    let clock = Instant::now();
+    work();
     let took = clock.elapsed().as_secs_f64();
-    std::fs::remove_file(into).expect("gone");
-    took
+    (took, Felt::by(writer))
 }
 
 /// What a writer felt, in milliseconds.
