@@ -31,6 +31,8 @@ mod supervisor;
 
 /// Who lives in the demo, and what they run: one is behind, as somebody always is.
 const FLEET: &[(&str, &str)] = &[("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")];
+/// Projects, threads and messages of each of them, in this order: a history that somebody would miss.
+const HISTORY: &[(usize, usize, usize)] = &[(2, 5, 74), (1, 3, 41), (3, 9, 160)];
 /// The build that a host-wide `t3` has become.
 const HOST_COMMAND: &str = "0.0.33";
 /// The build that caused the outage: its migrations touch nothing but the authentication tables.
@@ -119,7 +121,9 @@ impl World {
         }
         self.install(NIGHTLY, &["--mutation", WRONG_WITH_IT]).await?;
         self.link()?;
-        for (user, version) in FLEET {
+        for ((user, version), history) in FLEET.iter().zip(HISTORY) {
+            self.make_home(user)?;
+            self.write_history(user, version, *history).await?;
             fleet.push(self.start(user, version)?);
         }
         for instance in fleet {
@@ -175,15 +179,36 @@ impl World {
         Ok(())
     }
 
+    /// As a home directory should be: a world-readable database would be a finding.
+    fn make_home(&self, user: &str) -> anyhow::Result<()> {
+        let home = self.base_dir(user);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&home);
+        made.with_context(|| format!("cannot create {}", home.display()))
+    }
+
+    /// What they have done so far.
+    async fn write_history(
+        &self,
+        user: &str,
+        version: &str,
+        (projects, threads, messages): (usize, usize, usize),
+    ) -> anyhow::Result<()> {
+        let mut write = Command::new(&self.program);
+        write.args(["sim", "write", "--as", version]).arg(self.base_dir(user)).kill_on_drop(true);
+        for (what, count) in [("--projects", projects), ("--threads", threads), ("--messages", messages)] {
+            write.arg(what).arg(count.to_string());
+        }
+        let status = write.stdout(Stdio::null()).status().await;
+        anyhow::ensure!(
+            status.context("cannot run the stand-in t3")?.success(),
+            "cannot write a history for {user}"
+        );
+        Ok(())
+    }
+
     fn start(&self, user: &'static str, version: &'static str) -> anyhow::Result<Instance> {
         let port = free((Ipv4Addr::LOCALHOST, 0).into())?.port();
         let home = self.base_dir(user);
-        // As a home directory should be: a world-readable database would be a finding.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&home)
-            .with_context(|| format!("cannot create {}", home.display()))?;
         let log =
             std::fs::File::create(self.dir.join(format!("{user}.log"))).context("cannot create a log")?;
         let child = Command::new(self.dir.join("installs/users").join(user).join("bin/t3"))

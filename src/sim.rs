@@ -30,6 +30,7 @@ mod switch;
 mod timing;
 mod token;
 mod tool;
+mod write;
 
 use fault::Fault;
 use mutation::{Chosen, Mutations};
@@ -74,6 +75,23 @@ enum What {
         /// How many times, or what the fault's line says
         #[arg(long)]
         value: Option<String>,
+    },
+    /// Write a history into a base directory, so that there is something to lose; may be repeated
+    Write {
+        /// The base directory of the instance
+        base_dir: PathBuf,
+        /// The version that the instance runs
+        #[arg(long = "as", value_name = "VERSION")]
+        version: Release,
+        /// How many projects there are to be at least
+        #[arg(long, default_value_t = 1)]
+        projects: usize,
+        /// How many threads there are to be at least
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// How many messages the user writes
+        #[arg(long)]
+        messages: usize,
     },
     /// Serve many instances from one process: ROOT/0000, ROOT/0001, … on consecutive ports
     Fleet {
@@ -130,6 +148,9 @@ pub fn run(args: Args) -> ExitCode {
         What::Fault { base_dir, name: None, .. } => told(switch::list(&base_dir)),
         What::Fault { base_dir, name: Some(fault), state, value } => {
             told(switch::set(&base_dir, fault, !matches!(state, Some(OnOff::Off)), value))
+        }
+        What::Write { base_dir, version, projects, threads, messages } => {
+            told(write::write(&base_dir, &version, &write::Wanted { projects, threads, messages }))
         }
         What::Fleet { count, base_port, root, build } => {
             runtime(true, async { told(fleet::serve(count, base_port, &root, &build.build()).await) })

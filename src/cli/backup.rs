@@ -226,11 +226,10 @@ fn told(snapshot: &Snapshot) -> String {
         Some(drilled) => format!(", {}", measured(drilled)),
     };
     format!(
-        "{} level {}, {} events, {} messages, {:.1} MB in {:.1} s, {proof}{drill}",
+        "{} level {}, {}, {:.1} MB in {:.1} s, {proof}{drill}",
         snapshot.name(),
         manifest.level.level,
-        manifest.fingerprint.events(),
-        manifest.fingerprint.messages(),
+        manifest.fingerprint,
         manifest.bytes as f64 / 1e6,
         manifest.took.as_secs_f64(),
     )

@@ -45,27 +45,30 @@ Look at it:
   one probe     {program} --config {config} probe
 
 Ask whether a new build is safe to give to them, and see what the page says of it:
-  {program} --config {config} gate {good}        the good one
-  {program} --config {config} gate {bad}        a broken one
+  {program} --config {config} gate {good}        # the good one
+  {program} --config {config} gate {bad}        # a broken one
 
 Play the bad nightly at 4 a.m., with nobody at the keyboard (demo --nightly does it by itself): the gate lets it pass,
 cid and then others get it, it breaks while it is watched, and everybody is where they were. It takes about a minute.
-  {program} --config {config} enforce --dry-run        what it would do
+  {program} --config {config} enforce --dry-run        # what it would do
   {program} --config {config} enforce
 Nothing is upgraded any more until somebody has understood it and says so:
   rm {freeze}
 
 Break something, in another terminal, and watch the page name it:
-  {program} sim fault {dir}/home/ann/.t3 --help        the faults there are
+  {program} sim fault {dir}/home/ann/.t3 --help        # the faults there are
   {program} sim fault {dir}/home/ann/.t3 exchange-500 on
   {program} sim fault {dir}/home/bob/.t3 hang on
 
-Play the outage: a newer t3 mints on the database of a running older one. Then bring cid back, with every message.
+Play the outage: a newer t3 mints on the database of a running older one. Then bring cid back, with every message: the
+page counts them below \"Can everybody's data be brought back?\".
   {culprit} auth pairing create --base-dir {cid} --json
   {program} --config {config} backup restore cid --auth-only --yes
 
-Again, with a t3 that changes the history as well: only a snapshot helps. Without --yes it says what that would cost.
+Again, with a t3 that changes the history as well: only a snapshot helps, and what cid has written since is put aside.
+  {program} sim write {cid} --as 0.0.24 --messages 3
   {host} auth pairing create --base-dir {cid} --json
+  {program} --config {config} backup restore cid        # says what that would cost
   {program} --config {config} backup restore cid --yes
 
 Ctrl-C stops the fleet and removes everything.",

@@ -58,7 +58,8 @@ impl Store {
                 ((*project).to_owned(), "project.deleted", json!({ "projectId": project, "deletedAt": now }))
             }
         };
-        let sequence = append(&transaction, &project, kind, &payload, &now, origin)?;
+        let event = Event { aggregate: "project", stream: &project, kind, payload: &payload };
+        let sequence = event.append(&transaction, &now, origin)?;
         match change {
             Change::Add { title, folder } => transaction.execute(
                 "INSERT INTO projection_projects (project_id, title, workspace_root, scripts_json, created_at,
@@ -75,13 +76,7 @@ impl Store {
                 (&project, &now),
             )?,
         };
-        for projector in PROJECTORS {
-            transaction.execute(
-                "INSERT INTO projection_state (projector, last_applied_sequence, updated_at) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (projector) DO UPDATE SET last_applied_sequence = ?2, updated_at = ?3",
-                (projector, sequence, &now),
-            )?;
-        }
+        project_up_to(&transaction, sequence, &now)?;
         transaction.commit()?;
         Ok(project)
     }
@@ -140,34 +135,56 @@ impl Store {
     }
 }
 
-fn append(
+/// What a client has asked for, and was given.
+pub(super) struct Event<'a> {
+    /// `project` or `thread`.
+    pub aggregate: &'a str,
+    pub stream: &'a str,
+    pub kind: &'a str,
+    pub payload: &'a Value,
+}
+
+impl Event<'_> {
+    /// Appends it with its command's receipt; its sequence number.
+    pub fn append(&self, transaction: &Transaction<'_>, now: &str, origin: bool) -> Result<i64, StoreError> {
+        let Self { aggregate, stream, kind, payload } = self;
+        let (command, version) =
+            (token::uuid(), "SELECT count(*) FROM orchestration_events WHERE stream_id = ?1");
+        let version: i64 = transaction.query_row(version, [stream], |row| row.get(0))?;
+        let (column, value) = if origin { (", origin", ", 'candidate'") } else { ("", "") };
+        transaction.execute(
+            &format!(
+                "INSERT INTO orchestration_events (event_id, aggregate_kind, stream_id, stream_version, event_type,
+                     occurred_at, command_id, correlation_id, actor_kind, payload_json, metadata_json{column})
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 'client', ?8, '{{}}'{value})"
+            ),
+            (token::uuid(), aggregate, stream, version, kind, now, &command, payload.to_string()),
+        )?;
+        let sequence = transaction.last_insert_rowid();
+        transaction.execute(
+            "INSERT INTO orchestration_command_receipts
+                 (command_id, aggregate_kind, aggregate_id, accepted_at, result_sequence, status)
+             VALUES (?1, ?2, ?3, ?4, ?5, 'accepted')",
+            (&command, aggregate, stream, now, sequence),
+        )?;
+        Ok(sequence)
+    }
+}
+
+/// Says of every projector that it has taken in everything up to here.
+pub(super) fn project_up_to(
     transaction: &Transaction<'_>,
-    project: &str,
-    kind: &str,
-    payload: &Value,
+    sequence: i64,
     now: &str,
-    origin: bool,
-) -> Result<i64, StoreError> {
-    let (command, version) =
-        (token::uuid(), "SELECT count(*) FROM orchestration_events WHERE stream_id = ?1");
-    let version: i64 = transaction.query_row(version, [project], |row| row.get(0))?;
-    let (column, value) = if origin { (", origin", ", 'candidate'") } else { ("", "") };
-    transaction.execute(
-        &format!(
-            "INSERT INTO orchestration_events (event_id, aggregate_kind, stream_id, stream_version, event_type,
-                 occurred_at, command_id, correlation_id, actor_kind, payload_json, metadata_json{column})
-             VALUES (?1, 'project', ?2, ?3, ?4, ?5, ?6, ?6, 'client', ?7, '{{}}'{value})"
-        ),
-        (token::uuid(), project, version, kind, now, &command, payload.to_string()),
-    )?;
-    let sequence = transaction.last_insert_rowid();
-    transaction.execute(
-        "INSERT INTO orchestration_command_receipts
-             (command_id, aggregate_kind, aggregate_id, accepted_at, result_sequence, status)
-         VALUES (?1, 'project', ?2, ?3, ?4, 'accepted')",
-        (&command, project, now, sequence),
-    )?;
-    Ok(sequence)
+) -> Result<(), StoreError> {
+    for projector in PROJECTORS {
+        transaction.execute(
+            "INSERT INTO projection_state (projector, last_applied_sequence, updated_at) VALUES (?1, ?2, ?3)
+             ON CONFLICT (projector) DO UPDATE SET last_applied_sequence = ?2, updated_at = ?3",
+            (projector, sequence, now),
+        )?;
+    }
+    Ok(())
 }
 
 fn rows<P: tokio_rusqlite::rusqlite::Params>(

@@ -64,8 +64,6 @@ impl Demo {
     fn run(&self, words: &str) -> (Option<i32>, String) {
         let line = self.guide.lines().find(|line| line.contains(words)).expect(words);
         let command = &line[line.find('/').expect("a path")..];
-        // Behind two blanks and more the guide says what a command is for.
-        let command = command.split("        ").next().expect("a command");
         let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
@@ -74,6 +72,16 @@ impl Demo {
         wait_for(&format!("the end of '{words}'"), || {
             let page = self.page("/").body;
             (!page.is_empty() && !page.contains(words)).then_some(())
+        });
+    }
+
+    /// The messages in a user's row of the table that asks whether their data could be brought back.
+    fn until_page_counts(&self, user: &str, messages: u64) {
+        let (row, cell) = (format!("/history?user={user}&amp;kind=state"), format!(">{messages} messages<"));
+        wait_for(&format!("{messages} messages of {user}"), || {
+            let page = self.page("/").body;
+            let row = page.split("<tr>").find(|part| part.contains(&row))?;
+            row.contains(&cell).then_some(())
         });
     }
 
@@ -115,6 +123,9 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
         assert_eq!(demo.page(path).status, 200, "{path}");
     }
     demo.until_page_says("All 3 users can log in");
+    for (user, messages) in [("ann", 74), ("bob", 41), ("cid", 160)] {
+        demo.until_page_counts(user, messages);
+    }
     for (user, version) in [("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")] {
         let line = demo.guide.lines().find(|line| line.trim().starts_with(&format!("as {user} ")));
         let url = line.and_then(|line| line.split("http://").nth(1)).expect("an address");
@@ -162,6 +173,7 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
     demo.until_page_says("<strong>cid</strong></a> fails at <code>contract</code>");
     demo.until_page_says("schema_ahead");
     demo.until_page_says("Nobody can log in");
+    demo.until_page_counts("cid", 160);
     let (code, said) = demo.run("one probe");
     assert_eq!(code, Some(1), "{said}");
     assert!(
@@ -171,13 +183,28 @@ fn the_guide_does_what_it_says_and_ctrl_c_leaves_nothing() {
 
     let (code, said) = demo.run("backup restore cid --auth-only --yes");
     assert!(code == Some(0) && said.contains("repaired; somebody logged in"), "{said}");
+    assert_eq!(said.matches("holds 172 events, 160 messages").count(), 2, "before and after: {said}");
     demo.until_page_lacks("<strong>cid</strong></a> fails");
+    let (code, said) = demo.run("sim write");
+    assert!(code == Some(0) && said.contains("175 events and 163 messages"), "{said}");
+    demo.until_page_counts("cid", 163);
     let (code, said) = demo.run("0.0.33/bin/t3 auth pairing create");
     assert!(code == Some(0) && said.contains("credential"), "{said}");
     demo.until_page_says("<strong>cid</strong></a> fails at <code>contract</code>");
+    let (code, said) = demo.run("says what that would cost");
+    assert!(
+        code == Some(0) && said.contains("dry run") && said.contains("  lost     3 messages, 3 events"),
+        "{said}"
+    );
+    demo.until_page_counts("cid", 163);
     let (code, said) = demo.run("backup restore cid --yes");
     assert!(code == Some(0) && said.contains("restored; somebody logged in"), "{said}");
+    assert!(said.contains("the database holds 172 events, 160 messages"), "{said}");
+    assert!(said.contains("the former state lies in "), "{said}");
+    demo.until_page_counts("cid", 160);
     demo.until_page_lacks("<strong>cid</strong></a> fails");
+    // What the restore has put aside is not shouted as a loss.
+    demo.until_page_lacks("history_shrank");
 
     interrupt(&demo.child);
     let ended = wait_for("the demo to end", || demo.child.try_wait().expect("a child"));

@@ -139,20 +139,15 @@ impl fmt::Display for Plan {
         let age = humantime::format_duration(Duration::from_secs(self.age.as_secs()));
         writeln!(f, "Restore {user} from {snapshot}")?;
         writeln!(f, "  taken    {taken_at}, {age} ago, level {} ({})", taken.level.level, taken.level.name)?;
-        writeln!(
-            f,
-            "  holds    {} events, {} messages",
-            taken.fingerprint.events(),
-            taken.fingerprint.messages()
-        )?;
+        writeln!(f, "  holds    {}", taken.fingerprint)?;
         writeln!(
             f,
             "  proven   {}",
             if self.verified { "verified" } else { "not yet; it is verified before anything else" }
         )?;
         match &self.present {
-            Ok(Present { level, loss, .. }) => {
-                writeln!(f, "  now      level {} ({})", level.level, level.name)?;
+            Ok(Present { level, loss, fingerprint }) => {
+                writeln!(f, "  now      level {} ({}), {fingerprint}", level.level, level.name)?;
                 match (&loss.first, &loss.last) {
                     (Some(first), Some(last)) => writeln!(
                         f,

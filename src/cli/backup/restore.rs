@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::super::exit;
 use super::{Whom, duty, hands, tell_serve};
 use crate::backup::repair;
-use crate::backup::restore::{Journal, NotRestored, Plan, Restore};
+use crate::backup::restore::{Journal, NotRestored, Plan, Present, Restore};
 use crate::backup::{Hands, Snapshot, Tree, running_version};
 use crate::config::Config;
 use crate::outcome::{
@@ -67,11 +67,12 @@ async fn repair(
     version: Option<Version>,
 ) -> anyhow::Result<ExitCode> {
     let hands = hands(config, instance)?;
-    let found = hands.look(instance, Fingerprint::default()).await?.level;
+    let Present { level: found, fingerprint: before, .. } =
+        hands.look(instance, Fingerprint::default()).await?;
     let wanted = repair::applies(&found, version.as_ref())?;
     let (name, version) = (&instance.name, version.context(repair::Refusal::VersionUnknown)?);
     println!(
-        "{name}: the database is at level {} ({}), t3 {version} needs {wanted}",
+        "{name}: the database is at level {} ({}), t3 {version} needs {wanted}; it holds {before}",
         found.level, found.name
     );
     println!(
@@ -97,7 +98,7 @@ async fn repair(
         }
         Ok(()) => match log_in(config, instance).await {
             Ok(how) => {
-                println!("{name}: repaired; {how}");
+                println!("{name}: repaired; {how}; {}", holds(&hands, instance).await);
                 None
             }
             Err(failure) => {
@@ -107,6 +108,14 @@ async fn repair(
         },
     };
     Ok(end(config, instance, BackupAct::AuthOnly, clock, kept, failure))
+}
+
+/// What the database holds now, counted anew: what is promised of a restore is to be seen.
+async fn holds(hands: &impl Hands, instance: &Instance) -> String {
+    match hands.look(instance, Fingerprint::default()).await {
+        Ok(Present { fingerprint, .. }) => format!("the database holds {fingerprint}"),
+        Err(failure) => format!("what the database holds cannot be told: {}", failure.detail),
+    }
 }
 
 /// Tells the service how it ended, and answers the exit code.
@@ -167,7 +176,7 @@ async fn full(
         .await;
     let failure = match restored {
         Ok(restored) => {
-            println!("{}: restored; {how}", instance.name);
+            println!("{}: restored; {how}; {}", instance.name, holds(&hands, instance).await);
             if let Some(aside) = restored.aside {
                 println!("{}: the former state lies in {}", instance.name, aside.display());
             }

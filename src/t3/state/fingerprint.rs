@@ -2,6 +2,7 @@
 //! far the events go and how far each projector has come (CONTRACT §7).
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::{self, Connection};
@@ -35,6 +36,13 @@ pub struct Fingerprint {
     pub last_sequence: u64,
     /// The last event that each projector has taken in.
     pub projectors: BTreeMap<String, u64>,
+}
+
+/// What a person asks after.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} events, {} messages", self.events(), self.messages())
+    }
 }
 
 impl Fingerprint {
