@@ -16,6 +16,7 @@ mod duty;
 mod hands;
 mod manifest;
 mod place;
+mod reading;
 pub mod repair;
 pub mod restore;
 pub mod service;
@@ -28,6 +29,7 @@ pub use drill::{Trial, Tried, Trying};
 pub use duty::{Done, Duty, running_version};
 pub use hands::{Copying, Hands, Ourselves};
 pub use manifest::{Drilled, Manifest, Verified};
+pub use reading::{Found, Reading};
 pub use snapshot::{Copied, copy};
 pub use standing::Standing;
 pub use tree::{Snapshot, Tree};
@@ -174,8 +176,7 @@ pub async fn take(
         tree.prune(section.keep, section.keep_for, now)?;
         Ok(snapshot)
     };
-    let work = tokio::task::spawn_blocking(work).await;
-    work.unwrap_or_else(|error| Err(Failure::new(Reason::Panicked, format!("taking a snapshot: {error}"))))
+    hands::blocking(work).await
 }
 
 /// A symlink planted in one user's directory must not bring another user's data into their tree.
@@ -190,9 +191,13 @@ fn owned(database: &Path, uid: u32) -> Result<(), Failure> {
     Err(Failure::new(Reason::WrongOwner, detail))
 }
 
-/// Verifies a snapshot and remembers the answer beside it; blocks as `verify` does.
-pub fn prove(snapshot: &mut Snapshot, now: SystemTime) -> Result<Result<(), Defect>, Failure> {
-    let answer = verify(&snapshot.file, snapshot.manifest.as_ref());
+/// Verifies a snapshot and remembers the answer beside it.
+pub async fn prove(
+    snapshot: &mut Snapshot,
+    hands: &impl Hands,
+    now: SystemTime,
+) -> Result<Result<(), Defect>, Failure> {
+    let answer = verify(snapshot, hands).await?;
     let defect = answer.as_ref().err();
     let verified = Verified {
         at: now,

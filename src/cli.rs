@@ -91,6 +91,9 @@ enum Command {
     /// One drill, from inside its box
     #[command(hide = true)]
     DrillDriver,
+    /// A look into a snapshot, as whoever its data belongs to
+    #[command(hide = true)]
+    SnapshotReader,
     /// Another command, for as long as stdin is open
     #[command(hide = true)]
     Leashed {
@@ -146,6 +149,7 @@ pub fn run() -> ExitCode {
         }),
         Command::GateDriver => answer(boxed::rehearsal()),
         Command::DrillDriver => answer(boxed::drill()),
+        Command::SnapshotReader => answer(boxed::reading()),
         Command::Leashed { command } => answer(boxed::command(&command)),
         Command::VerdictSchema => {
             print!("{}", crate::verdict::SCHEMA);

@@ -132,7 +132,7 @@ async fn run(
     now: SystemTime,
 ) -> Result<(Duration, Tried), Broken> {
     let at = |step| move |failure| Broken(step, failure);
-    let answer = prove(snapshot, now).map_err(at(RestoreStep::Verify))?;
+    let answer = prove(snapshot, hands, now).await.map_err(at(RestoreStep::Verify))?;
     let manifest = answer
         .map_err(|defect| Failure::new(Reason::Corrupt, defect.to_string()))
         .and_then(|()| snapshot.manifest.clone().ok_or_else(|| Failure::new(Reason::Corrupt, "no manifest")))

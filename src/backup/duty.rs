@@ -88,19 +88,16 @@ impl<H: Hands> Duty<'_, H> {
 
     pub async fn verify(&self, mut snapshot: Snapshot) -> Done {
         let clock = Instant::now();
-        let work = move || Ok((prove(&mut snapshot, SystemTime::now()), snapshot));
-        let (snapshot, failure) = match blocking(work).await {
-            Ok((Ok(Ok(())), snapshot)) => (Some(snapshot), None),
-            Ok((Ok(Err(defect)), snapshot)) => {
+        let failure = match prove(&mut snapshot, self.hands, SystemTime::now()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(defect)) => {
                 let detail = format!("{} does not restore: {defect}", snapshot.name());
-                let failure =
-                    BackupFailure { flaw: Some(defect.flaw), ..Failure::new(Reason::Corrupt, detail).into() };
-                (Some(snapshot), Some(failure))
+                let failure = Failure::new(Reason::Corrupt, detail).into();
+                Some(BackupFailure { flaw: Some(defect.flaw), ..failure })
             }
-            Ok((Err(failure), snapshot)) => (Some(snapshot), Some(failure.into())),
-            Err(failure) => (None, Some(failure.into())),
+            Err(failure) => Some(failure.into()),
         };
-        self.end(BackupAct::Verify, clock, snapshot, failure)
+        self.end(BackupAct::Verify, clock, Some(snapshot), failure)
     }
 
     pub async fn drill(&self, mut snapshot: Snapshot) -> Done {
@@ -149,11 +146,4 @@ pub async fn running_version(instance: &Instance) -> Option<Version> {
     let trace = TraceContext::unsampled();
     let mut client = Client::new(instance, &trace);
     descriptor::read(&mut client, PATIENCE).await.ok().map(|descriptor| descriptor.version)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let work = tokio::task::spawn_blocking(work).await;
-    work.unwrap_or_else(|error| Err(Failure::new(Reason::Panicked, format!("at work on snapshots: {error}"))))
 }

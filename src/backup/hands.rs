@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::drill::{Tried, Trying};
+use super::reading::{Found, Reading};
 use super::repair;
 use super::restore::Present;
 use super::snapshot::{self, Copied};
+use super::verify::Defect;
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::boxed::Boxing;
@@ -30,6 +32,9 @@ pub trait Hands {
 
     /// Makes the authentication tables of the user's database anew, where that is enough for this version.
     async fn repair(&self, instance: &Instance, version: Version) -> Result<(), Failure>;
+
+    /// Has SQLite look into a copy of the user's database.
+    async fn read(&self, order: Reading) -> Result<Result<Found, Defect>, Failure>;
 
     /// Starts t3 on a restored copy, logs in and loads the history.
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure>;
@@ -70,6 +75,10 @@ impl Hands for Ourselves {
         blocking(move || repair::rebuild(&database, &version).map_err(Failure::from)).await
     }
 
+    async fn read(&self, order: Reading) -> Result<Result<Found, Defect>, Failure> {
+        blocking(move || order.carry_out()).await
+    }
+
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
         let us = nix::unistd::geteuid().as_raw();
         if order.owner != us {
@@ -81,7 +90,8 @@ impl Hands for Ourselves {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Work on files, where nothing else waits for it.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let work = tokio::task::spawn_blocking(work).await;

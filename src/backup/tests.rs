@@ -58,11 +58,23 @@ pub fn taken(
     version: Option<&Version>,
     now: SystemTime,
 ) -> Result<Snapshot, Failure> {
-    let taking = || {
+    waited(take(section, instance, &ourselves(), version, now))
+}
+
+fn waited<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    let working = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(take(section, instance, &ourselves(), version, now))
+        runtime.block_on(work)
     };
-    std::thread::scope(|scope| scope.spawn(taking).join()).expect("no panic")
+    std::thread::scope(|scope| scope.spawn(working).join()).expect("no panic")
+}
+
+fn verified(snapshot: &Snapshot) -> Result<(), Defect> {
+    waited(verify(snapshot, &ourselves())).expect("it could be looked at")
+}
+
+fn proven(snapshot: &mut Snapshot, now: SystemTime) -> Result<(), Defect> {
+    waited(prove(snapshot, &ourselves(), now)).expect("a record")
 }
 
 fn instance(base_dir: &Path) -> Instance {
@@ -78,7 +90,7 @@ fn change(database: &Path, sql: &str) {
 
 /// The flaw that a verification finds.
 fn flaw(snapshot: &Snapshot) -> Option<Flaw> {
-    verify(&snapshot.file, snapshot.manifest.as_ref()).err().map(|defect| defect.flaw)
+    verified(snapshot).err().map(|defect| defect.flaw)
 }
 
 #[test]
@@ -93,7 +105,7 @@ fn a_snapshot_of_a_stopped_database_is_whole_and_leaves_the_original_alone() {
     assert_eq!((manifest.level.level, manifest.fingerprint.last_sequence), (SchemaLevel(30), 193));
     assert!(snapshot.name().ends_with("-level30-0.0.24"), "{}", snapshot.name());
     assert_eq!(fs::metadata(&snapshot.file).expect("it").permissions().mode() & 0o7777, 0o600);
-    assert_eq!(verify(&snapshot.file, Some(&manifest)), Ok(()));
+    assert_eq!(verified(&snapshot), Ok(()));
     assert_eq!(place.tree().list().expect("a list"), [snapshot]);
 }
 
@@ -104,7 +116,7 @@ fn fifty_snapshots_under_a_steady_writer_are_all_whole_and_no_write_is_refused()
     let mut last = 0;
     for _ in 0..50 {
         let mut snapshot = place.take().expect("a snapshot");
-        assert_eq!(prove(&mut snapshot, SystemTime::now()).expect("a record"), Ok(()));
+        assert_eq!(proven(&mut snapshot, SystemTime::now()), Ok(()));
         let sequence = snapshot.manifest.expect("a manifest").fingerprint.last_sequence;
         assert!(sequence >= last, "every snapshot is at least as new as the one before");
         last = sequence;
@@ -186,7 +198,7 @@ fn every_kind_of_damage_has_its_own_word() {
     ];
     for (number, (expected, content)) in damages.into_iter().enumerate() {
         fs::write(&snapshot.file, content).expect("the damage");
-        let found = verify(&snapshot.file, snapshot.manifest.as_ref()).expect_err(expected.as_str());
+        let found = verified(&snapshot).expect_err(expected.as_str());
         assert_eq!(found.flaw, expected, "damage {number}: {found}");
     }
 }
@@ -350,7 +362,7 @@ fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Take));
     let mut snapshot = place.take().expect("a snapshot");
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Verify));
-    prove(&mut snapshot, now).expect("a record").expect("whole");
+    proven(&mut snapshot, now).expect("whole");
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Drill));
     let drilled = Drilled {
         at: now,

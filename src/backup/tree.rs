@@ -31,6 +31,9 @@ pub struct Snapshot {
     pub proof: Proof,
 }
 
+/// A copy for somebody who may not look into the tree; gone when this is dropped.
+pub struct Lent(PathBuf);
+
 /// Held while snapshots are made or removed; given up when dropped, or when the process dies.
 pub struct Turn(#[expect(dead_code, reason = "what is held is the lock")] Flock<File>);
 
@@ -47,6 +50,11 @@ impl Snapshot {
     /// Whether the last verification found nothing.
     pub fn is_verified(&self) -> bool {
         self.proof.verified.as_ref().is_some_and(|verified| verified.flaw.is_none())
+    }
+
+    /// The tree that it lies in.
+    pub fn tree(&self) -> Tree {
+        Tree { dir: self.file.parent().map(Path::to_path_buf).unwrap_or_default() }
     }
 
     /// Remembers what was found out.
@@ -77,6 +85,19 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+}
+
+impl Lent {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What is left over is swept up by the next take.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -207,6 +228,19 @@ impl Tree {
             DirBuilder::new().mode(0o700).create(&path).and_then(|()| chown(&path, Some(uid), Some(gid)));
         made.map_err(|error| unwritable(&path, &error))?;
         Ok(path)
+    }
+
+    /// Copies a snapshot to where its owner can read it, though neither find nor write it: the snapshot itself stays where
+    /// nobody passes.
+    pub fn lend(&self, file: &Path) -> Result<Lent, Failure> {
+        let lent = Lent(self.staged()?);
+        let copy = || {
+            let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lent.0)?;
+            io::copy(&mut File::open(file)?, &mut to)?;
+            to.set_permissions(fs::Permissions::from_mode(0o444))
+        };
+        copy().map_err(|error| unwritable(&lent.0, &error))?;
+        Ok(lent)
     }
 
     /// Takes back what the user could write.

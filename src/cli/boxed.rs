@@ -1,5 +1,5 @@
-//! What runs inside a box: a rehearsal, a drill, a command of somebody else's. What it is to do is one line on stdin,
-//! what came of it is on stdout, and it ends when whoever asked for it does.
+//! What runs inside a box or as somebody else: a rehearsal, a drill, a look into a snapshot, another command. What it is
+//! to do is one line on stdin, what came of it is on stdout, and it ends when whoever asked for it does.
 
 use std::process::{ExitCode, Stdio};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
-use crate::backup::Trial;
+use crate::backup::{Reading, Trial};
 use crate::gate::rehearsal;
 use crate::t3::leash::Leash;
 
@@ -25,6 +25,15 @@ pub fn rehearsal() -> anyhow::Result<ExitCode> {
 /// One drill.
 pub fn drill() -> anyhow::Result<ExitCode> {
     on_leash(async |trial| answered(&understood::<Trial>(&trial)?.carry_out_in_box().await))
+}
+
+/// A look into a snapshot; no box is needed where it is done by whoever its data belongs to.
+pub fn reading() -> anyhow::Result<ExitCode> {
+    on_leash(async |reading| {
+        let reading: Reading = understood(&reading)?;
+        let read = tokio::task::spawn_blocking(move || reading.carry_out()).await?;
+        answered(&read?)
+    })
 }
 
 /// A command that knows nothing of a leash; its orders are an empty line.

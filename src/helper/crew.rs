@@ -7,7 +7,7 @@ use super::account::Account;
 use super::as_user::Children;
 use super::owner::Owner;
 use crate::backup::restore::Present;
-use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
+use crate::backup::{Copied, Copying, Defect, Found, Hands, Ourselves, Reading, Tried, Trying};
 use crate::config::Config;
 use crate::gate::hands as gate;
 use crate::inventory::Roster;
@@ -93,6 +93,13 @@ impl Hands for Hand<'_> {
         match self {
             Self::Ourselves(ourselves) => ourselves.repair(instance, version).await,
             Self::Owner(owner) => owner.repair(instance, version).await,
+        }
+    }
+
+    async fn read(&self, order: Reading) -> Result<Result<Found, Defect>, Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.read(order).await,
+            Self::Owner(owner) => owner.read(order).await,
         }
     }
 

@@ -9,13 +9,13 @@ use super::account::Account;
 use super::as_user::{AsUser, Children, Ticks, plain};
 use super::child::Task;
 use crate::backup::restore::Present;
-use crate::backup::{Copied, Copying, Hands, Ourselves, Tried, Trying};
+use crate::backup::{Copied, Copying, Defect, Found, Hands, Ourselves, Reading, Tried, Trying};
 use crate::config::Config;
 use crate::gate::hands as gate;
 use crate::inventory::{Admitted, Roster};
-use crate::outcome::{Failure, NotDone, Reason};
+use crate::outcome::{Failure, Grounds, NotDone, Reason};
 use crate::t3::Instance;
-use crate::t3::job::{Job, Ran, Stopped};
+use crate::t3::job::{Job, Limits, Ran, Stopped};
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::version::Version;
 
@@ -27,6 +27,13 @@ const LOOK: Duration = Duration::from_secs(30);
 const REPAIR: Duration = Duration::from_secs(60);
 /// Loading a large history, twice; beside t3's start and stop.
 const LOGIN: Duration = Duration::from_secs(240);
+
+/// Our own program, wherever it lies and whatever the user may pass through.
+const OURSELVES: &str = "/proc/self/exe";
+/// The hidden command that reads a snapshot: a `Reading` on stdin, on stdout what was found.
+const READER: &str = "snapshot-reader";
+/// Reading a large history twice.
+const READING: Limits = Limits { memory: 1 << 30, deadline: Duration::from_secs(600) };
 
 /// A user, and the children that act as them.
 pub struct Owner<'a> {
@@ -86,6 +93,28 @@ impl Hands for Owner<'_> {
 
     async fn repair(&self, _instance: &Instance, version: Version) -> Result<(), Failure> {
         self.perform(Task::Repair(version), REPAIR).await
+    }
+
+    /// What a user has written might be made to harm whoever parses it: that is nobody but the user.
+    async fn read(&self, order: Reading) -> Result<Result<Found, Defect>, Failure> {
+        let malformed = |error: serde_json::Error| Failure::new(Reason::Malformed, error.to_string());
+        let input = serde_json::to_string(&order).map_err(malformed)?;
+        let words = [OURSELVES, READER].map(str::to_owned).to_vec();
+        let job = Job { input, ..Job::new(words, READING, Grounds::NoSeed) };
+        let ran = gate::Hands::run(self, job).await.map_err(|stopped| {
+            let reason = if stopped.grounds == Grounds::Deadline { Reason::Timeout } else { Reason::Helper };
+            Failure::new(reason, format!("reading the snapshot as its owner: {}", plain(&stopped.detail)))
+        })?;
+        let mut found: Result<Found, Defect> = serde_json::from_str(&ran.stdout).map_err(|_| {
+            let (status, complaint) = (ran.status(), plain(&ran.complaint));
+            let detail = format!("reading the snapshot as its owner ended with {status}: {complaint}");
+            Failure::new(Reason::Crashed, detail)
+        })?;
+        match &mut found {
+            Ok(Found { level, .. }) => level.name = plain(&level.name),
+            Err(defect) => defect.detail = plain(&defect.detail),
+        }
+        Ok(found)
     }
 
     async fn try_out(&self, order: Trying) -> Result<Tried, Failure> {
@@ -150,6 +179,15 @@ impl Hands for Rightful<'_> {
             Self::Ourselves(ourselves) => ourselves.repair(instance, version).await,
             Self::Owner { config, admitted, children } => {
                 Owner::new(config, admitted, children).repair(instance, version).await
+            }
+        }
+    }
+
+    async fn read(&self, order: Reading) -> Result<Result<Found, Defect>, Failure> {
+        match self {
+            Self::Ourselves(ourselves) => ourselves.read(order).await,
+            Self::Owner { config, admitted, children } => {
+                Owner::new(config, admitted, children).read(order).await
             }
         }
     }

@@ -92,7 +92,7 @@ impl World {
             version: Some(VERSION),
             now: self.now,
         };
-        restore.run(async |_| login).await
+        restore.run(&ourselves(), async |_| login).await
     }
 
     /// A restore that fails and leaves everything as it was.

@@ -169,7 +169,7 @@ async fn full(
     let restore = Restore { section: &config.backup, instance, snapshot: &snapshot, version, now };
     let mut how = String::new();
     let restored = restore
-        .run(async |instance| {
+        .run(&hands, async |instance| {
             how = log_in(config, instance).await?;
             Ok(())
         })

@@ -115,8 +115,9 @@ impl Moves<'_> {
             version: Some(entry.from.clone()),
             now,
         };
+        let hands = Rightful::of(self.config, &instance).map_err(|why| Failure::new(Reason::Helper, why))?;
         let restored = restore
-            .run(async |_| if entry.ran { self.prove(target, &entry.from).await } else { Ok(()) })
+            .run(&hands, async |_| if entry.ran { self.prove(target, &entry.from).await } else { Ok(()) })
             .await
             .map_err(|failed| Failure::new(failed.failure.reason, failed.to_string()))?;
         self.prover.tell_of_restore(BackupRun {

@@ -58,6 +58,38 @@ fn roots_timer_reads_and_drills_as_the_owner_and_the_tree_is_closed_to_everybody
 }
 
 #[test]
+fn what_is_in_a_snapshot_is_read_by_its_owner_and_never_by_root() {
+    let Some(world) = World::new() else { return };
+    let (code, said) = backup(&world, &["take"]);
+    assert!(code == Some(0) && said.contains("verified"), "{said}");
+    // Root passes everywhere, so where this is noticed it was not root who read.
+    let staging = world.host.path("backups/.staging");
+    let open_to = |mode| fs::set_permissions(&staging, fs::Permissions::from_mode(mode)).expect("a mode");
+    open_to(0o700);
+    for act in ["verify", "drill"] {
+        let (code, said) = backup(&world, &[act]);
+        assert!(code == Some(1) && said.contains("reading the snapshot as its owner"), "{said}");
+    }
+    let (_, said) = backup(&world, &["list"]);
+    assert!(said.contains(", verified"), "that it could not be read says nothing against it: {said}");
+    open_to(0o711);
+    let (code, said) = backup(&world, &["verify"]);
+    assert!(code == Some(0) && said.contains("verified"), "{said}");
+    assert_eq!(fs::read_dir(&staging).expect("the staging").count(), 0, "the copy is gone");
+
+    // And it is found out all the same.
+    let tree = fs::read_dir(world.host.path("backups").join(&world.ann.name)).expect("the tree").flatten();
+    let mut snapshots = tree.map(|entry| entry.path());
+    let snapshot = snapshots.find(|path| path.extension().is_some_and(|is| is == "sqlite")).expect("one");
+    let mut content = fs::read(&snapshot).expect("a snapshot");
+    let middle = content.len() / 8192 * 4096;
+    content[middle..middle + 4096].fill(0x5a);
+    fs::write(&snapshot, content).expect("the damage");
+    let (code, said) = backup(&world, &["verify"]);
+    assert!(code == Some(1) && said.contains("does not restore: ") && !said.contains("[altered]"), "{said}");
+}
+
+#[test]
 fn a_link_in_the_databases_place_brings_nobody_elses_data_into_the_tree() {
     let Some(mut world) = World::new() else { return };
     let mut bob = world.host.user();
