@@ -24,6 +24,8 @@ use crate::outcome::{Failure, Reason};
 
 /// No answer that the program asks of a live instance comes near this (`server.getConfig` is 18 kB, CONTRACT §6).
 const LARGEST_ANSWER: usize = 1 << 20;
+/// t3 closes a connection that was idle for 5 to 6 s (CONTRACT §9); one that it may be closing is not used again.
+const KEPT: Duration = Duration::from_secs(4);
 
 /// What proves who is asking.
 #[derive(Clone, Copy)]
@@ -47,7 +49,7 @@ pub struct Client<'a> {
     trace: &'a TraceContext,
     /// The way through the dispatch proxy; `None` straight to the instance.
     passage: Option<Passage<'a>>,
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     largest: usize,
     forwarded: bool,
 }
@@ -56,6 +58,9 @@ struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
     confirmed: bool,
+    ended: bool,
+    /// When the last answer was complete.
+    answered: Instant,
     addresses: (SocketAddr, SocketAddr),
 }
 
@@ -164,9 +169,14 @@ impl<'a> Client<'a> {
         request: hyper::Request<Full<Bytes>>,
         owners_only: bool,
     ) -> Result<Answer, Failure> {
+        if let Some(kept) = &mut self.connection
+            && !kept.is_open().await
+        {
+            self.connection = None;
+        }
         let mut connection = match self.connection.take() {
-            Some(connection) if !connection.sender.is_closed() => connection,
-            _ => Connection::open(self.address()).await?,
+            Some(connection) => connection,
+            None => Box::new(Connection::open(self.address()).await?),
         };
         // What is shown to the dispatch with every request opens every user's door.
         if (owners_only || self.passage.is_some()) && !connection.confirmed {
@@ -182,6 +192,7 @@ impl<'a> Client<'a> {
             .get(header::CONNECTION)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
         {
+            connection.answered = Instant::now();
             self.connection = Some(connection);
         }
         Ok(answer)
@@ -291,7 +302,27 @@ impl Connection {
         let addresses = (stream.local_addr().map_err(ended)?, stream.peer_addr().map_err(ended)?);
         let (sender, driver) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| describe(&error))?;
-        Ok(Self { sender, driver: Box::pin(driver), confirmed: false, addresses })
+        Ok(Self {
+            sender,
+            driver: Box::pin(driver),
+            confirmed: false,
+            ended: false,
+            answered: Instant::now(),
+            addresses,
+        })
+    }
+
+    /// Nobody drives a connection between two requests, while t3's command runs for seconds: whether it ended meanwhile
+    /// shows only here, and a request on one that did would wait for its answer until the deadline.
+    async fn is_open(&mut self) -> bool {
+        if !self.ended {
+            tokio::select! {
+                biased;
+                _ = &mut self.driver => self.ended = true,
+                () = std::future::ready(()) => {}
+            }
+        }
+        !self.ended && self.answered.elapsed() < KEPT
     }
 
     async fn exchange(
@@ -315,11 +346,14 @@ impl Connection {
         tokio::select! {
             biased;
             result = &mut answer => result,
-            driven = &mut self.driver => match (answer.await, driven) {
-                // What broke the connection says more than that it is gone.
-                (Err(gone), Err(broken)) if gone.reason == Reason::Closed => Err(describe(&broken)),
-                (result, _) => result,
-            },
+            driven = &mut self.driver => {
+                self.ended = true;
+                match (answer.await, driven) {
+                    // What broke the connection says more than that it is gone.
+                    (Err(gone), Err(broken)) if gone.reason == Reason::Closed => Err(describe(&broken)),
+                    (result, _) => result,
+                }
+            }
         }
     }
 }
