@@ -255,7 +255,8 @@ fn front(config: &Config) -> Option<Item> {
         Err(error) => item(
             Level::Warn,
             format!(
-                "{address}: {error}; name a TCP address of [dispatch] listen, and start t3-prober dispatch"
+                "{address}: {error}; name a TCP address of [dispatch] listen, and start t3-prober {}",
+                if config.dispatch.inside_serve { "serve" } else { "dispatch" }
             ),
         ),
     }

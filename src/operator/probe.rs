@@ -112,7 +112,7 @@ pub fn text(run: &Run) -> String {
         );
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    if let Some(next) = run.outcome().next(&run.user) {
+    if let Some(next) = run.decided_by().and_then(|step| step.next(&run.user)) {
         let _ = writeln!(text, "  next: {next}");
     }
     text

@@ -146,7 +146,7 @@ pub fn failure(user: &str, standing: &Standing, now: SystemTime) -> Markup {
                 a href=(format!("/users/{user}")) { strong { (user) } } " fails at " code { (step.step) } " since " (ago(last.since, now)) ": "
                 (meaning(step.outcome)) " "
                 @if let Some(detail) = &step.detail { span.quiet { (detail) } }
-                @if let Some(next) = step.outcome.next(user) { br; strong { "Next: " } (next) "." }
+                @if let Some(next) = step.next(user) { br; strong { "Next: " } (next) "." }
             }
         }
     }

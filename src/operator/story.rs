@@ -13,7 +13,7 @@ pub fn story(run: &Run, now: SystemTime) -> Markup {
         section {
             h2 { (run.kind) " of " a href=(format!("/users/{}", run.user)) { (run.user) } ", " (ago(run.started, now)) }
             p { strong.(class(outcome)) { (outcome) } ": " (meaning(outcome)) " It took " (took(run.duration)) ", made because of " code { (run.trigger) } "." }
-            @if let Some(next) = outcome.next(&run.user) { p { "Next: " (next) "." } }
+            @if let Some(next) = run.decided_by().and_then(|step| step.next(&run.user)) { p { "Next: " (next) "." } }
             div.scroll {
                 table {
                     thead { tr { th scope="col" { "Step" } th scope="col" { "Outcome" } th scope="col" { "Took" } th scope="col" { "What happened" } } }

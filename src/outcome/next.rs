@@ -1,6 +1,6 @@
 //! What to do about a reason: one sentence for whoever was woken by it, where `{user}` stands for the user's name.
 
-use super::{Outcome, Reason, Skip};
+use super::{Outcome, Reason, Skip, Step, StepResult};
 
 impl Reason {
     /// The next thing to look at or to run.
@@ -114,13 +114,22 @@ impl Skip {
     }
 }
 
-impl Outcome {
+/// For whoever does not answer at the front door: it is asked only while the instances behind it are well.
+const NO_DOOR: &str = "look whether the dispatch runs: systemctl status t3-dispatch, journalctl -u t3-dispatch; then whether \
+     {user}'s instance does";
+
+impl StepResult {
     /// What to do about it, for this user; `None` where there is nothing to do.
-    pub fn next(self, user: &str) -> Option<String> {
-        let sentence = match self {
-            Self::Ok => None,
-            Self::Failed(reason) => Some(reason.next()),
-            Self::Skipped(skip) => skip.next(),
+    pub fn next(&self, user: &str) -> Option<String> {
+        let sentence = match self.outcome {
+            Outcome::Ok => None,
+            Outcome::Failed(Reason::Refused | Reason::Timeout | Reason::Closed)
+                if self.step == Step::Front =>
+            {
+                Some(NO_DOOR)
+            }
+            Outcome::Failed(reason) => Some(reason.next()),
+            Outcome::Skipped(skip) => skip.next(),
         };
         sentence.map(|sentence| sentence.replace("{user}", user))
     }
@@ -128,6 +137,8 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -138,10 +149,26 @@ mod tests {
         }
     }
 
+    fn next(step: Step, outcome: Outcome) -> Option<String> {
+        StepResult { step, outcome, detail: None, duration: Duration::ZERO }.next("ann")
+    }
+
     #[test]
     fn the_user_stands_in_the_command() {
-        let next = Outcome::Failed(Reason::Refused).next("ann").expect("something to do");
+        let next = next(Step::Reach, Outcome::Failed(Reason::Refused)).expect("something to do");
         assert!(next.contains("t3-serve@ann"), "{next}");
-        assert_eq!(Outcome::Ok.next("ann"), None);
+    }
+
+    #[test]
+    fn nothing_is_to_be_done_about_what_is_well() {
+        assert_eq!(next(Step::Reach, Outcome::Ok), None);
+    }
+
+    #[test]
+    fn where_the_front_door_is_silent_the_dispatch_is_looked_at_before_the_instance() {
+        for reason in [Reason::Refused, Reason::Timeout, Reason::Closed] {
+            let next = next(Step::Front, Outcome::Failed(reason)).expect("something to do");
+            assert!(next.starts_with("look whether the dispatch runs"), "{reason}: {next}");
+        }
     }
 }
