@@ -300,10 +300,11 @@ impl Trial {
     }
 }
 
-/// The command of the version that ran when the snapshot was made; else of one that opens its level as it is.
+/// The command of the version that ran when the snapshot was made and could use it; else of one that opens its level as
+/// it is.
 async fn program_for(manifest: &Manifest, t3: &t3::Section) -> Result<(Vec<String>, Version), Failure> {
     let (installs, cli) = (Installs::new(t3), Cli::default());
-    let mut candidates: Vec<Version> = manifest.version.clone().into_iter().collect();
+    let mut candidates: Vec<Version> = manifest.usable_by().cloned().into_iter().collect();
     candidates.extend(manifest.level.level.versions().into_iter().rev());
     let mut reasons = Vec::new();
     for version in candidates {

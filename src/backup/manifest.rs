@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::snapshot::Copied;
 use crate::outcome::{Failure, Flaw, Reason, RestoreStep, seconds, utc};
+use crate::t3::schema::SchemaLevel;
 use crate::t3::state::Level;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::version::Version;
@@ -92,6 +93,15 @@ pub struct DrillFailure {
 }
 
 impl Manifest {
+    /// The version that ran when the copy was made, where it could use this database. After the outage it could not: a
+    /// repair keeps the database as it was then.
+    pub fn usable_by(&self) -> Option<&Version> {
+        let usable = |version: &&Version| {
+            SchemaLevel::expected(version).is_none_or(|expected| self.level.level <= expected)
+        };
+        self.version.as_ref().filter(usable)
+    }
+
     pub fn of(
         user: &str,
         version: Option<&Version>,

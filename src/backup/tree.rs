@@ -52,6 +52,13 @@ impl Snapshot {
         self.proof.verified.as_ref().is_some_and(|verified| verified.flaw.is_none())
     }
 
+    /// Whether nothing is known against the version that ran then having used it.
+    fn was_usable(&self) -> bool {
+        self.manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.version.is_none() || manifest.usable_by().is_some())
+    }
+
     /// The tree that it lies in.
     pub fn tree(&self) -> Tree {
         Tree { dir: self.file.parent().map(Path::to_path_buf).unwrap_or_default() }
@@ -129,9 +136,9 @@ impl Tree {
         Ok(self.list()?.into_iter().find(|snapshot| snapshot.name() == name))
     }
 
-    /// The newest snapshot whose last verification found nothing.
-    pub fn newest_verified(&self) -> Result<Option<Snapshot>, Failure> {
-        Ok(self.list()?.into_iter().rev().find(Snapshot::is_verified))
+    /// The newest snapshot whose last verification found nothing, and which t3 could use when it was taken.
+    pub fn newest_sound(&self) -> Result<Option<Snapshot>, Failure> {
+        Ok(self.list()?.into_iter().rev().find(|snapshot| snapshot.is_verified() && snapshot.was_usable()))
     }
 
     /// What a take that was killed left behind.

@@ -57,7 +57,7 @@ impl Source {
     ) -> Result<Self, (Grounds, String)> {
         let user = &instance.name;
         let source = async {
-            if let Some(snapshot) = Tree::new(section, user).newest_verified()? {
+            if let Some(snapshot) = Tree::new(section, user).newest_sound()? {
                 return Self::of_snapshot(user, snapshot);
             }
             let into = place.file_for(Account::of(hands)).map_err(|error| unusable(&error))?;

@@ -195,6 +195,11 @@ fn after_the_outage_everybody_is_brought_back_with_every_message() {
         let said = run(&world, &["backup", "restore", user, "--auth-only", "--yes"]);
         assert!(said.exit == 1 && said.text.contains("there is nothing to repair"), "{}", said.text);
     }
+    let said = ok(&world, &["backup", "drill", "ann"]);
+    assert!(
+        said.contains("level32-0.0.24") && said.contains("with t3 0.0.26"),
+        "the state before restores too, with a t3 that can use it: {said}"
+    );
 }
 
 #[test]

@@ -58,3 +58,19 @@ fn the_newest_verified_snapshot_stays_however_old_it_is() {
     assert_eq!(gone(&all, 1, 30, now), ["90", "70", "60"]);
     assert_eq!(gone(&all[2..], 1, 30, now), ["70", "60"], "and the newest of all stays");
 }
+
+#[test]
+fn the_database_as_it_was_in_an_outage_is_not_one_that_t3_could_use() {
+    let taken = |version: Option<&str>, level| {
+        let mut snapshot = snapshot(SystemTime::now(), 0, Some(None));
+        if let Some(manifest) = &mut snapshot.manifest {
+            manifest.version = version.map(|version| version.parse().expect("a version"));
+            manifest.level.level = SchemaLevel(level);
+        }
+        snapshot.was_usable()
+    };
+    assert!(!taken(Some("0.0.24"), 32), "a newer t3 had migrated it");
+    assert!(taken(Some("0.0.24"), 30));
+    assert!(taken(Some("0.0.26"), 30), "t3 migrates it when it starts");
+    assert!(taken(None, 32), "nobody knows which version ran");
+}
