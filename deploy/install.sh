@@ -67,7 +67,7 @@ files() {
   for page in "$source"/dashboards/*.json; do
     [ ! -e "$page" ] || echo "0644 /usr/share/t3-prober/dashboards/${page##*/} $page"
   done
-  for example in "$here"/prometheus/*.yml "$here"/alertmanager/*.yml "$here"/grafana/*.yml; do
+  for example in "$here"/prometheus/*.yml "$here"/alertmanager/*.yml "$here"/alertmanager/*.tmpl "$here"/grafana/*.yml; do
     [ -e "$example" ] || continue
     place=${example%/*}
     echo "0644 /usr/share/doc/t3-prober/${place##*/}/${example##*/} $example"

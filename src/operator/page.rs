@@ -107,6 +107,13 @@ pub fn ago(time: SystemTime, now: SystemTime) -> Markup {
     html! { time datetime=(exact) title=(exact) { (text) } }
 }
 
+/// How long it has been so: "3 min", with the exact beginning behind it.
+pub fn lasted(since: SystemTime, now: SystemTime) -> Markup {
+    let exact = humantime::format_rfc3339_seconds(since).to_string();
+    let text = rough(now.duration_since(since).unwrap_or_default());
+    html! { time datetime=(exact) title=(format!("since {exact}")) { (text) } }
+}
+
 /// A duration in its largest unit: "8 s", "3 min", "5 h", "2 d".
 pub fn rough(duration: Duration) -> String {
     match duration.as_secs() {

@@ -1,4 +1,4 @@
-//! `/`: users by steps at a glance; what is failing, since when, and where to look next.
+//! `/`: users by steps at a glance; what is failing, for how long, and where to look next.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -12,7 +12,7 @@ use super::Surfaces;
 use super::candidates;
 use super::credentials::credentials;
 use super::page::state::state;
-use super::page::{Headline, ago, class, live_page, meaning, took};
+use super::page::{Headline, ago, class, lasted, live_page, meaning, took};
 use super::worry;
 use crate::backup;
 use crate::board::{Board, Standing};
@@ -53,7 +53,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
         (credentials(&surfaces.credentials.lock().unwrap_or_else(PoisonError::into_inner), now))
         h2 { "This program" }
         dl {
-            dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) ", up since " (ago(surfaces.started, now)) }
+            dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) ", up for " (lasted(surfaces.started, now)) }
             dt { "Upgrades" } dd { (upgrades(&surfaces, now)) }
             dt { "Inventory" } dd {
                 @match (&snapshot.status.error, snapshot.status.loaded_at) {
@@ -65,7 +65,7 @@ pub async fn status(State(surfaces): State<Surfaces>) -> Response {
             dt { "History" } dd {
                 @match &trouble {
                     None => { "recorded; " a href="/history" { "look" } }
-                    Some(trouble) => { span.failed { "not recorded since " (ago(trouble.since, now)) ": " (trouble.detail) } }
+                    Some(trouble) => { span.failed { "not recorded for " (lasted(trouble.since, now)) ": " (trouble.detail) } }
                 }
             }
         }
@@ -138,12 +138,12 @@ fn headline(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime
     (sentence.trim_end_matches('.').to_owned(), Headline { class, said })
 }
 
-/// How a user fails, since when, and what to do next.
+/// How a user fails, for how long, and what to do next.
 pub fn failure(user: &str, standing: &Standing, now: SystemTime) -> Markup {
     html! {
         @if let Some((last, step)) = standing.failing() {
             p {
-                a href=(format!("/users/{user}")) { strong { (user) } } " fails at " code { (step.step) } " since " (ago(last.since, now)) ": "
+                a href=(format!("/users/{user}")) { strong { (user) } } " fails at " code { (step.step) } " for " (lasted(last.since, now)) ": "
                 (meaning(step.outcome)) " "
                 @if let Some(detail) = &step.detail { span.quiet { (detail) } }
                 @if let Some(next) = step.next(user) { br; strong { "Next: " } (next) "." }
@@ -167,7 +167,7 @@ fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -
                     tr {
                         th scope="col" { "User" } th scope="col" { "Runs" }
                         @for step in &steps { th scope="col" title=(step.meaning()) { (step) } }
-                        th scope="col" { "Login tried" } th scope="col" { "So since" }
+                        th scope="col" { "Login tried" } th scope="col" { "Changed" }
                     }
                 }
                 tbody {
@@ -183,7 +183,7 @@ fn users(board: &Board, snapshot: &Snapshot, pauses: &Pauses, now: SystemTime) -
                             td.figure data-name="runs" { (standing.fact(|run| run.facts.version.clone()).unwrap_or_else(|| "?".to_owned())) }
                             @for step in &steps { (cell(*step, standing.step(*step))) }
                             td.figure data-name="login tried" { @if let Some(last) = standing.last(Kind::Handshake) { (ago(last.run.started, now)) } @else { "not yet" } }
-                            td.figure data-name="so since" { @if let Some(since) = standing.lasts().map(|last| last.since).max() { (ago(since, now)) } }
+                            td.figure data-name="changed" { @if let Some(since) = standing.lasts().map(|last| last.since).max() { (ago(since, now)) } }
                         }
                     }
                 }
@@ -233,7 +233,7 @@ fn upgrades(surfaces: &Surfaces, now: SystemTime) -> Markup {
         }
         @if let Some(why) = &frozen { ". " span.failed { "Frozen: " (why) } }
         @for deferred in &standing.deferred {
-            br; (deferred.user) " stays since " (ago(deferred.since, now)) ": " (deferred.detail) " " code { (deferred.why) }
+            br; (deferred.user) " has stayed for " (lasted(deferred.since, now)) ": " (deferred.detail) " " code { (deferred.why) }
         }
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::Surfaces;
-use super::page::{Headline, ago, live_page};
+use super::page::{Headline, ago, lasted, live_page};
 use super::status::failure;
 use super::story::story;
 use crate::board::{Last, Standing};
@@ -72,6 +72,6 @@ fn instance(target: &Target, standing: &Standing) -> Markup {
 fn last_run(last: &Last, now: SystemTime) -> Markup {
     html! {
         (story(&last.run, now))
-        p.quiet { "So since " (ago(last.since, now)) "." }
+        p.quiet { "It has been so for " (lasted(last.since, now)) "." }
     }
 }

@@ -33,6 +33,9 @@ pub struct Task {
     lent: Lent,
     /// Whether the next handshake is a first visit at the dispatch.
     cold: bool,
+    /// Whether a real login may stand for the next handshake: one does, where the last handshake was well. Somebody who
+    /// comes in again and again would else put it off for ever.
+    may_be_put_off: bool,
     pulsed: Option<Outcome>,
     tasks: TaskTracker,
 }
@@ -58,6 +61,7 @@ impl Task {
             state: state::Memory::default(),
             lent: Lent::default(),
             cold: false,
+            may_be_put_off: false,
             pulsed: None,
             tasks,
         }
@@ -104,10 +108,14 @@ impl Task {
                         asked.push((vec![Box::pin(self.pulse(Trigger::Demand)).await.0], answer));
                         wanted = Some(Trigger::Demand);
                     }
-                    Some(Order::LoggedIn) => handshake_due = Instant::now() + self.shared.handshake_interval(),
                     Some(Order::Restored) => {
                         self.state.restored();
                         state_due = Instant::now();
+                    }
+                    Some(Order::LoggedIn) => {
+                        if std::mem::take(&mut self.may_be_put_off) {
+                            handshake_due = Instant::now() + self.shared.handshake_interval();
+                        }
                     }
                     None => break,
                 },
@@ -204,6 +212,7 @@ impl Task {
             .iter()
             .any(|result| result.step == Step::Front && matches!(result.outcome, Outcome::Failed(_)));
         self.cold = turned_away || !self.cold;
+        self.may_be_put_off = run.outcome().is_ok();
         let interval = self.shared.handshake_interval();
         let now = Instant::now();
         match run.outcome().ended() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::promql::{Catalogue, nodes};
 use crate::support::rules::{self, Rule, listed, root};
@@ -235,4 +236,24 @@ fn divided_rules_differ_in_nothing_but_their_times() {
         }
     }
     assert!(ranges_seen > 20, "only {ranges_seen} times were seen");
+}
+
+#[test]
+fn rules_that_are_held_shorter_differ_in_nothing_but_the_long_waits() {
+    let longest = Duration::from_secs(20);
+    let mut shortened = 0;
+    for path in rules::files() {
+        let divided = rules::divided(&fs::read_to_string(&path).expect("readable"), 30);
+        let held = rules::held_at_most(&divided, longest);
+        for (before, after) in rules::read("", &divided).iter().zip(&rules::read("", &held)) {
+            let hold = |rule: &Rule| rules::milliseconds(&rule.hold).map(Duration::from_millis);
+            assert_eq!(hold(after), hold(before).map(|hold| hold.min(longest)), "{}", before.name());
+            shortened += usize::from(hold(before) != hold(after));
+            assert_eq!(
+                (&before.expr, &before.labels, &before.annotations),
+                (&after.expr, &after.labels, &after.annotations)
+            );
+        }
+    }
+    assert!(shortened > 5, "only {shortened} wait for long");
 }

@@ -190,7 +190,7 @@ fn every_end_is_in_the_metrics_in_the_history_and_on_the_page() {
     serving.until_metric("t3_enforcer_deferred_since_timestamp_seconds{user=\"cid\"}", |value| value > 1e9);
     serving.until_metric("t3_enforcer_frozen", |value| value == 0.0);
     let page = serving.page("/").body;
-    assert!(page.contains("cid stays since") && page.contains("ann, bob run t3 0.0.26"), "{page}");
+    assert!(page.contains("cid has stayed for") && page.contains("ann, bob run t3 0.0.26"), "{page}");
     serving.until_metric("t3_enforcer_runs_total{outcome=\"done\"}", |value| value == 1.0);
     wait_for("both ends in the history", || {
         let events = serving.history("/history/events?kind=upgrade");

@@ -295,3 +295,24 @@ fn a_login_that_the_dispatchs_own_account_reports_is_taken_in_and_a_strangers_is
     serving.until_metric("t3_prober_spool_events_total{event=\"login\"}", |events| events == 1.0);
     serving.until_metric("t3_prober_spool_rejected_total", |rejected| rejected == 1.0);
 }
+
+#[test]
+fn a_real_login_stands_for_one_handshake_and_somebody_who_logs_in_all_the_time_for_no_more() {
+    let quick = "[probe]\npulse_interval = \"500ms\"\nhandshake_interval = \"3s\"\n";
+    let world = World::with(&[("ann", "0.0.33")]).configured(quick);
+    let serving = world.serve();
+    let before = serving.until_runs("ann", "handshake", "ok", 0.0);
+    let login = serde_json::json!({
+        "event": "login", "user": "ann", "endpoint": "browser_session", "duration_seconds": 0.02,
+        "at": "2026-01-01T00:00:00.000Z",
+    });
+    let mut logins = 0;
+    let sample = "t3_probe_runs_total{user=\"ann\",kind=\"handshake\",outcome=\"ok\"}";
+    wait_for("two more handshakes in spite of all the logins", || {
+        logins += 1;
+        world.spool(&logins.to_string(), &login);
+        std::thread::park_timeout(Duration::from_millis(250));
+        serving.metric(sample).filter(|runs| *runs >= before + 2.0)
+    });
+    serving.until_metric("t3_prober_spool_events_total{event=\"login\"}", |events| events > 4.0);
+}

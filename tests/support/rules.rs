@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_yaml_ng::Value;
@@ -109,6 +110,20 @@ pub fn divided(text: &str, by: u64) -> String {
                 if let Value::String(text) = annotation {
                     *text = ranges_divided(text, by);
                 }
+            }
+        }
+    }
+    serde_yaml_ng::to_string(&file).expect("YAML")
+}
+
+/// The same rules, and none waits for longer than that.
+pub fn held_at_most(text: &str, longest: Duration) -> String {
+    let mut file: Value = serde_yaml_ng::from_str(text).expect("YAML");
+    for group in file["groups"].as_sequence_mut().expect("groups") {
+        for rule in group["rules"].as_sequence_mut().expect("rules") {
+            if let Some(Value::String(hold)) = rule.get_mut("for") {
+                let held = Duration::from_millis(milliseconds(hold).expect("a duration"));
+                *hold = format!("{}ms", held.min(longest).as_millis());
             }
         }
     }

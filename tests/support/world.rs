@@ -176,12 +176,13 @@ impl World {
 
     /// Switches a fault on for a number of times.
     pub fn fault_for(&self, user: &str, name: &str, times: u32) {
-        run(Command::new(PROGRAM).args(["sim", "fault"]).arg(self.base_dir(user)).args([
-            name,
-            "on",
-            "--value",
-            &times.to_string(),
-        ]));
+        self.fault_with(user, name, &times.to_string());
+    }
+
+    /// Switches a fault on with a value.
+    pub fn fault_with(&self, user: &str, name: &str, value: &str) {
+        let values = [name, "on", "--value", value];
+        run(Command::new(PROGRAM).args(["sim", "fault"]).arg(self.base_dir(user)).args(values));
     }
 
     /// The faults that are on, as the stand-in's own file says.

@@ -20,6 +20,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("journalctl ", "reads the journal of units that are not installed here"),
     ("amtool alert query ", "asks a running Alertmanager; the alerting suite runs one"),
     ("amtool check-config ", "the routes suite checks the configuration that is given"),
+    (
+        "t3-prober backup restore ann --auth-only",
+        "refuses where nothing is to repair; the backup suite runs it",
+    ),
+    ("t3-prober enforce ", "holds where nothing is wanted; the alerting suite walks it"),
+    ("t3-prober verdict", "there is none here; the alerting suite walks it"),
+    ("t3-prober gate ", "takes a box and half a minute; the gate suite runs it"),
     ("promtool check config ", "the routes suite checks the configuration that is given"),
 ];
 
@@ -66,6 +73,10 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let world = World::with(&[("ann", "0.0.33")]);
+        let backups = world.path("backups");
+        fs::create_dir(&backups).expect("a directory");
+        let more = format!("[backup]\ndir = {backups:?}\n[pins]\nversion = \"0.0.33\"\n");
+        let world = world.configured(&more);
         let shim = world.path("bin/t3-prober");
         fs::create_dir_all(world.path("bin")).expect("a directory");
         let (program, config) = (crate::support::world::PROGRAM, world.path("config.toml"));
@@ -77,6 +88,8 @@ impl Desk {
         assert!(private.expect("chmod").success());
         let serving = world.serve();
         serving.until_ok("ann", "handshake", true);
+        let taken = world.command(&["backup", "take", "ann"]).output().expect("the program");
+        assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
         Self { world, serving }
     }
 

@@ -69,7 +69,7 @@ fn a_history_that_cannot_be_written_stops_no_probe_and_says_so() {
     unharmed(&serving, "ann");
     serving.until_metric("t3_prober_history_errors_total", |errors| errors >= 1.0);
     let page = serving.page("/").body;
-    assert!(page.contains("not recorded since"), "{page}");
+    assert!(page.contains("not recorded for"), "{page}");
     let history = serving.get("/history");
     assert_eq!(history.status, 503, "{history:?}");
     std::fs::remove_dir_all(world.path("state/history.sqlite")).expect("cleared away");
@@ -95,6 +95,6 @@ fn a_full_disk_stops_no_probe() {
     serving.until_metric("t3_prober_history_errors_total", |errors| errors >= 1.0);
     unharmed(&serving, "ann");
     let page = serving.page("/").body;
-    assert!(page.contains("not recorded since"), "{page}");
+    assert!(page.contains("not recorded for"), "{page}");
     assert_eq!(serving.stop(), 0);
 }
