@@ -138,7 +138,7 @@ pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option
         let failed = last.failure.is_some();
         passed(last.at, if failed { section.drill_interval.min(AGAIN) } else { section.drill_interval })
     });
-    (!section.drill_interval.is_zero() && drill_due && newest.is_verified()).then_some(BackupAct::Drill)
+    (!section.drill_interval.is_zero() && drill_due && newest.is_proven()).then_some(BackupAct::Drill)
 }
 
 /// Takes a snapshot of a user's database into the tree, which is ours.

@@ -23,7 +23,7 @@ pub struct Standing {
     pub newest: Option<Taken>,
     /// What the last verification of the newest snapshot found.
     pub flaw: Option<Flaw>,
-    /// The newest snapshot that is verified: nothing older can be lost.
+    /// The newest snapshot that is verified and of no outage: nothing older can be lost.
     pub proven: Option<Taken>,
     /// The releases that open that one without migrating it.
     pub opened_by: Vec<Version>,
@@ -59,7 +59,7 @@ impl Standing {
             Some(Taken { at: manifest.taken_at, bytes: manifest.bytes, level: manifest.level.level.0 })
         };
         let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
-        let proven = snapshots.iter().rev().find(|snapshot| snapshot.is_verified());
+        let proven = snapshots.iter().rev().find(|snapshot| snapshot.is_proven());
         let level = proven.and_then(|snapshot| Some(snapshot.manifest.as_ref()?.level.level));
         let drills = snapshots.iter().filter_map(|snapshot| snapshot.proof.drilled.as_ref());
         let drill = drills.filter(|drill| drill.failure.is_none()).max_by_key(|drill| drill.at);

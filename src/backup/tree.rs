@@ -59,6 +59,12 @@ impl Snapshot {
             .is_some_and(|manifest| manifest.version.is_none() || manifest.usable_by().is_some())
     }
 
+    /// Whether a user can be brought back to it, as far as that shows without a drill: a copy of an outage is nothing to
+    /// go back to.
+    pub fn is_proven(&self) -> bool {
+        self.is_verified() && self.was_usable()
+    }
+
     /// The tree that it lies in.
     pub fn tree(&self) -> Tree {
         Tree { dir: self.file.parent().map(Path::to_path_buf).unwrap_or_default() }
@@ -136,9 +142,9 @@ impl Tree {
         Ok(self.list()?.into_iter().find(|snapshot| snapshot.name() == name))
     }
 
-    /// The newest snapshot whose last verification found nothing, and which t3 could use when it was taken.
-    pub fn newest_sound(&self) -> Result<Option<Snapshot>, Failure> {
-        Ok(self.list()?.into_iter().rev().find(|snapshot| snapshot.is_verified() && snapshot.was_usable()))
+    /// The newest snapshot that a user can be brought back to.
+    pub fn newest_proven(&self) -> Result<Option<Snapshot>, Failure> {
+        Ok(self.list()?.into_iter().rev().find(Snapshot::is_proven))
     }
 
     /// What a take that was killed left behind.
@@ -308,15 +314,16 @@ impl Tree {
     }
 }
 
-/// Which of these (oldest first) go: never the newest, and never the newest that is verified.
+/// Which of these (oldest first) go: never the newest, the newest that is verified, and the newest that a user can be
+/// brought back to.
 fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemTime) -> Vec<&Snapshot> {
-    let newest_verified = snapshots.iter().rposition(Snapshot::is_verified);
+    let stays = [Snapshot::is_verified, Snapshot::is_proven].map(|is| snapshots.iter().rposition(is));
     let is_expired = |(index, snapshot): &(usize, &Snapshot)| {
         let newer = snapshots.len() - 1 - index;
         let too_old = snapshot
             .taken_at()
             .is_some_and(|taken| now.duration_since(taken).is_ok_and(|age| age > keep_for));
-        newer > 0 && Some(*index) != newest_verified && (newer >= keep || too_old)
+        newer > 0 && !stays.contains(&Some(*index)) && (newer >= keep || too_old)
     };
     snapshots.iter().enumerate().filter(is_expired).map(|(_, snapshot)| snapshot).collect()
 }

@@ -1,4 +1,4 @@
-//! The databases that are rehearsed on: nothing at all, each user's newest verified backup or else a fresh copy, or a
+//! The databases that are rehearsed on: nothing at all, each user's newest proven backup or else a fresh copy, or a
 //! file. Never a live one.
 
 use std::os::unix::fs::PermissionsExt;
@@ -47,7 +47,7 @@ impl Source {
         Self::copied(into, &copied, name, None, now).map_err(cannot)
     }
 
-    /// A user's newest verified backup, else a copy of what they have now, made by their own hands.
+    /// A user's newest proven backup, else a copy of what they have now, made by their own hands.
     pub async fn of_user(
         instance: &Instance,
         hands: &impl Hands,
@@ -57,7 +57,7 @@ impl Source {
     ) -> Result<Self, (Grounds, String)> {
         let user = &instance.name;
         let source = async {
-            if let Some(snapshot) = Tree::new(section, user).newest_sound()? {
+            if let Some(snapshot) = Tree::new(section, user).newest_proven()? {
                 return Self::of_snapshot(user, snapshot);
             }
             let into = place.file_for(Account::of(hands)).map_err(|error| unusable(&error))?;

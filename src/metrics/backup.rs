@@ -46,13 +46,13 @@ metrics! {
         failing: ByUser<OfActAndReason, Gauge> = "t3_backup_failing",
         /// When the newest snapshot was taken; absent without one
         last_success: ByUser<NoLabels, Reading> = "t3_backup_last_success_timestamp_seconds",
-        /// When the newest snapshot was taken that is verified: what is newer could be lost; absent without one
+        /// When the newest snapshot was taken that is verified and no copy of an outage: what is newer could be lost; absent without one
         verified: ByUser<NoLabels, Reading> = "t3_backup_verified_timestamp_seconds",
         /// Snapshots that there are
         count: ByUser<NoLabels, Reading> = "t3_backup_snapshots",
         /// Size of the newest snapshot
         size: ByUser<NoLabels, Reading> = "t3_backup_size_bytes",
-        /// The schema level of the newest verified snapshot: builds of this level open it without migrating it
+        /// The schema level of that snapshot: builds of this level open it without migrating it
         level: ByUser<NoLabels, Reading> = "t3_backup_schema_level",
         /// When somebody last logged in to a restored copy and found the history; absent until it was so
         drilled: ByUser<NoLabels, Reading> = "t3_restore_verified_timestamp_seconds",

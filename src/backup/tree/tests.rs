@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::backup::manifest::Verified;
-use crate::outcome::Flaw;
+use crate::backup::standing::Standing;
+use crate::backup::{Section, due};
+use crate::outcome::{BackupAct, Flaw};
 use crate::t3::schema::SchemaLevel;
 use crate::t3::state::Level;
 use crate::t3::state::fingerprint::Fingerprint;
@@ -73,4 +75,26 @@ fn the_database_as_it_was_in_an_outage_is_not_one_that_t3_could_use() {
     assert!(taken(Some("0.0.24"), 30));
     assert!(taken(Some("0.0.26"), 30), "t3 migrates it when it starts");
     assert!(taken(None, 32), "nobody knows which version ran");
+}
+
+#[test]
+fn a_copy_of_an_outage_is_nothing_to_go_back_to_and_supersedes_nothing() {
+    let now = SystemTime::now();
+    let of = |days, level| {
+        let mut snapshot = snapshot(now, days, Some(None));
+        let manifest = snapshot.manifest.as_mut().expect("one");
+        manifest.version = Some("0.0.24".parse().expect("a version"));
+        manifest.level.level = SchemaLevel(level);
+        snapshot
+    };
+    let all = [of(80, 30), of(70, 30), of(60, 32), of(50, 32)];
+    assert_eq!(all.each_ref().map(Snapshot::is_proven), [true, true, false, false]);
+    assert_eq!(gone(&all, 1, 30, now), ["80", "60"], "the last one before the outage stays");
+    let standing = Standing::of(&all, Vec::new());
+    let levels = (standing.newest.map(|newest| newest.level), standing.proven.map(|proven| proven.level));
+    assert_eq!(levels, (Some(32), Some(30)));
+    assert_eq!(standing.opened_by, SchemaLevel(30).versions());
+    let section = Section { interval: Duration::ZERO, ..Section::default() };
+    assert_eq!(due(&section, &all, now), None, "no drill of it");
+    assert_eq!(due(&section, &all[..2], now), Some(BackupAct::Drill));
 }

@@ -102,6 +102,9 @@ fn the_outage_is_shouted_from_every_surface_and_both_ways_back_are_counted() {
         serving.until_metric(&format!("t3_schema_ahead{{user=\"{user}\"}}"), |levels| levels == 0.0);
         assert_eq!((super::messages(&world, user), super::events(&world, user)), (54, 193));
     }
+    // What the repair has put aside is a copy of the outage, and not what anybody would go back to.
+    serving.until_metric("t3_backup_snapshots{user=\"ann\"}", |snapshots| snapshots == 2.0);
+    assert_eq!(serving.metric("t3_backup_schema_level{user=\"ann\"}"), Some(30.0));
 }
 
 /// One t3 command for the whole host, of the version that nobody runs.
