@@ -64,11 +64,14 @@ pub fn start(args: Args, mut source: Source) -> ExitCode {
 
 async fn run(args: Args, config: &Config, config_file: &Path) -> ExitCode {
     let Args { to, drain, wait, except, forward_fix, back, dry_run } = args;
+    let is_dry = dry_run;
     let request = Request { to, drain, wait, except, forward_fix, back, dry_run };
     let config_file = config_file.exists().then_some(config_file);
     let report = enforce::run(&request, config, config_file, &say).await;
     let word = report.hold.map_or_else(|| report.end.to_string(), |hold| format!("{}: {hold}", report.end));
-    say(&format!("{} [{word}]", report.detail));
+    // What would be done has no end yet.
+    let is_plan = is_dry && report.end == End::NothingToDo;
+    say(&if is_plan { report.detail.clone() } else { format!("{} [{word}]", report.detail) });
     match report.end {
         End::RollbackFailed => tracing::error!(
             detail = report.detail,

@@ -211,7 +211,7 @@ impl Task<'_> {
                 report.moved = journal.moves.into_iter().map(|entry| entry.user).collect();
             }
             Ok(None) => {
-                report.detail.push_str("; nobody is on the way: everybody runs what their link names");
+                report.detail.push_str("; no rollout is under way");
             }
             Err(_) => {}
         }

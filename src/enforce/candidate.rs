@@ -11,10 +11,10 @@ use crate::backup::Ourselves;
 use crate::config::Config;
 use crate::docket;
 use crate::gate;
+use crate::gate::candidate::Located;
+use crate::helper::Crew;
 use crate::outcome::{Failure, Hold, Reason, Verdict};
 use crate::t3::boxed::Boxes;
-use crate::t3::cli::Cli;
-use crate::t3::install::Installs;
 use crate::t3::version::Version;
 
 /// A registry answers within seconds.
@@ -64,7 +64,10 @@ pub async fn judge(
     let first = ended.stdout.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let said = if first.is_empty() { &ended.complaint } else { first.trim() };
     match ended.code {
-        Some(0) => Ok(()),
+        Some(0) => {
+            say(&format!("the gate says pass: {said}"));
+            Ok(())
+        }
         Some(1) => Err(Refused::NotPassed(format!("the gate says fail: {said}"))),
         Some(3) => Err(Refused::NotPassed(format!("the gate cannot tell: {said}"))),
         code => {
@@ -106,7 +109,38 @@ pub async fn install(config: &Config, links: &Links, version: &Version) -> Resul
         // What is left under the name has no program in it.
         clear(&place).and_then(|()| fs::rename(&prefix, &place)).map_err(failed)?;
     }
-    Installs::new(&config.t3).of_version(version, &Cli::default()).await.map(|_| ())
+    is_what_it_is_called(config, &place.join("bin/t3"), version).await
+}
+
+/// A build of another version than its directory names would be judged as one and run as the other. Where no package says
+/// which it is, it is asked: never by root, and in a box where one can be made.
+async fn is_what_it_is_called(config: &Config, program: &Path, version: &Version) -> Result<(), Failure> {
+    let failed = |detail: String| Failure::new(Reason::CliFailed, detail);
+    let unreadable = |error: std::io::Error| failed(format!("cannot read {}: {error}", program.display()));
+    let located = Located::at(program).map_err(unreadable)?;
+    let found = match located.packaged() {
+        Some(version) => version,
+        None => {
+            let own = std::env::current_exe().map_err(unreadable)?;
+            let boxes = match Boxes::find(&config.gate.boxing(), &own).await {
+                Ok(boxes) => Some(boxes),
+                Err(why) if config.gate.require_box => {
+                    let program = program.display();
+                    return Err(failed(format!(
+                        "no package says which version {program} is, and it is run in a box only ({why})"
+                    )));
+                }
+                Err(_) => None,
+            };
+            let crew = Crew::new(config).map_err(failed)?;
+            let nobody = crew.nobody().map_err(failed)?;
+            located.says_it_is(boxes.as_ref(), &nobody).await.map_err(failed)?
+        }
+    };
+    if found == *version {
+        return Ok(());
+    }
+    Err(failed(format!("{} is t3 {found}, not the version its directory names", program.display())))
 }
 
 /// Where an install is made, however it ends: nothing of it is left.
@@ -211,6 +245,10 @@ mod tests {
         let config = |script: &str| {
             let mut config = Config::default();
             config.t3.installs = dir.path().to_path_buf();
+            // This is not the program, which stands at the door of each box and is run as others.
+            config.gate.require_box = false;
+            config.gate.bwrap = "/no/such/bwrap".to_owned();
+            config.inventory.accounts = false;
             config.gate.install_command = sh(script);
             config
         };

@@ -114,9 +114,10 @@ impl Rollout<'_> {
             let running = journal.moves.iter().filter(|entry| entry.ran);
             let watched: Vec<_> = running.filter_map(|entry| self.target(&entry.user)).collect();
             let soak = soak_of(number, journal.soak);
+            let who: Vec<_> = watched.iter().map(|target| target.user.as_str()).collect();
             (self.say)(&format!(
-                "watching {} users on t3 {} for {}",
-                watched.len(),
+                "watching {} on t3 {} for {}",
+                who.join(", "),
                 journal.target,
                 humantime::format_duration(soak)
             ));
@@ -235,8 +236,11 @@ impl Rollout<'_> {
             return report;
         }
         let kept = if kept.is_empty() { "no database was changed".to_owned() } else { kept.join("; ") };
-        report.detail =
-            format!("t3 {version} was rolled back: {why}; {} are where they were; {kept}", users.join(", "));
+        report.detail = format!(
+            "t3 {version} was rolled back: {why}; {} are where they were; {kept}; nothing else is begun until {} is removed",
+            users.join(", "),
+            self.freeze.file().display()
+        );
         report
     }
 }

@@ -215,7 +215,8 @@ impl Run<'_> {
         make(&dir).map_err(|error| unwritable(&dir, &error))?;
         let journal = Journal::new(plan.target.clone(), soak, SystemTime::now());
         let ledger = Ledger::begin(&dir, journal).map_err(|error| unwritable(&dir, &error))?;
-        (self.say)(&format!("moving {} users to t3 {}", plan.queue.len() + plan.stopped.len(), plan.target));
+        let who: Vec<_> = plan.queue.iter().chain(&plan.stopped).map(|(user, _)| user.as_str()).collect();
+        (self.say)(&format!("to be moved to t3 {}: {}", plan.target, who.join(", ")));
         self.rollout().forward(ledger, plan).await
     }
 

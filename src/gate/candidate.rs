@@ -68,7 +68,7 @@ impl Found {
     async fn at(program: &Path, boxes: Option<&Boxes>, hands: &impl Hands) -> Result<Self, String> {
         let unreadable = |error: io::Error| format!("cannot read {}: {error}", program.display());
         let located = Located::at(program).map_err(unreadable)?;
-        let version = match install::packaged(Path::new(&located.program)) {
+        let version = match located.packaged() {
             Some(version) => version,
             None => located.says_it_is(boxes, hands).await?,
         };
@@ -152,7 +152,12 @@ fn command(t3: &t3::Section) -> Result<PathBuf, String> {
 }
 
 impl Located {
-    async fn says_it_is(&self, boxes: Option<&Boxes>, hands: &impl Hands) -> Result<Version, String> {
+    /// The version that its package names; nothing of it is run.
+    pub fn packaged(&self) -> Option<Version> {
+        install::packaged(Path::new(&self.program))
+    }
+
+    pub async fn says_it_is(&self, boxes: Option<&Boxes>, hands: &impl Hands) -> Result<Version, String> {
         let mut words = boxes.map(|boxes| boxes.around_question(&self.prefix)).unwrap_or_default();
         words.extend([self.program.clone(), "--version".to_owned()]);
         let mut job = Job::new(words, QUESTION, Grounds::NoCandidate);

@@ -221,7 +221,7 @@ fn the_bad_nightly_is_played_from_the_timer_to_the_freeze() {
     // The gate lets it pass, some get it, and it breaks under them.
     for words in [
         format!("  the gate rehearses t3 {BAD} beside t3 0.0.33"),
-        format!("moving 3 users to t3 {BAD}"),
+        format!("to be moved to t3 {BAD}: "),
         format!("cid: on t3 {BAD}; somebody logged in"),
         format!("t3 {BAD} is bad: cid fails at "),
         "cid: back on t3 0.0.24 with its database".to_owned(),

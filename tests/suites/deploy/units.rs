@@ -139,10 +139,25 @@ fn an_upgrade_that_is_stopped_has_the_time_to_finish_with_those_it_has_in_hand()
 
 /// The program as a unit leaves it: its account, its groups, and no way to more.
 fn under(unit: &str, account: &Account, host: &Host, arguments: &[&str]) -> Child {
+    under_in_group(unit, account, None, host, arguments)
+}
+
+/// The same with one group more, by its number.
+fn under_in_group(
+    unit: &str,
+    account: &Account,
+    group: Option<u32>,
+    host: &Host,
+    arguments: &[&str],
+) -> Child {
     assert_eq!(setting(unit, "NoNewPrivileges").as_deref(), Some("yes"), "{unit}");
     assert_eq!(setting(unit, "CapabilityBoundingSet").as_deref(), Some(""), "{unit}");
     let mut command = Command::new("setpriv");
-    command.args(["--no-new-privs", "--bounding-set=-all", "--init-groups", "--reset-env"]);
+    command.args(["--no-new-privs", "--bounding-set=-all", "--reset-env"]);
+    match group {
+        None => command.arg("--init-groups"),
+        Some(group) => command.arg(format!("--groups={group}")),
+    };
     command.args([format!("--reuid={}", account.uid), format!("--regid={}", account.gid), "--".to_owned()]);
     command.arg(&host.program).args(arguments).arg("--config").arg(host.path("config.toml"));
     command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("setpriv runs")
@@ -209,6 +224,52 @@ fn what_the_units_leave_to_the_dispatch_is_enough_to_log_a_user_in_through_the_h
         fs::read_dir(host.path("state/spool")).expect("the spool").count() > 0
     });
     drop(dispatching);
+}
+
+#[test]
+fn by_the_key_that_is_installed_the_probes_come_in_through_the_front_door_of_another_account() {
+    if !tools::root()
+        || tools::find("systemd-sysusers").is_none()
+        || tools::find("systemd-tmpfiles").is_none()
+    {
+        return;
+    }
+    let root = Root::new();
+    root.install();
+    let made = root.path("/etc/t3-prober/probe.key");
+    let mut host = Host::new();
+    let install = host.install("0.0.33", &[]);
+    let mut ann = host.user();
+    let (prober, dispatch) = (host.caller("mint revoke labelled inspect port"), host.caller("mint"));
+    let (door, behind, operator) = (free_port(), free_port(), free_port());
+    // The same bytes and mode, and the group that both have here.
+    let key = host.path("probe.key");
+    fs::copy(&made, &key).expect("a copy");
+    std::os::unix::fs::chown(&key, Some(0), Some(prober.gid)).expect("a group");
+    assert_eq!(fs::metadata(&key).expect("the key").permissions().mode() & 0o7777, 0o440);
+    host.extra = format!(
+        "[operator]\nlisten = \"127.0.0.1:{operator}\"\n\
+         [probe]\nfront = \"127.0.0.1:{door}\"\nfront_uids = [{}]\nfront_interval = \"2s\"\n\
+         [dispatch]\nlisten = [\"127.0.0.1:{door}\"]\noperator_listen = \"127.0.0.1:{behind}\"\n\
+         trusted_uids = [0, {}]\nprobe_key_file = {key:?}\n",
+        dispatch.uid, prober.uid
+    );
+    ann.serve(&install);
+    host.start_helper();
+    given_to(&host.path("state"), &prober);
+    let group = Some(prober.gid);
+    let dispatching = Running(under_in_group("t3-dispatch.service", &dispatch, group, &host, &["dispatch"]));
+    let serving = Running(under_in_group("t3-prober.service", &prober, group, &host, &["serve"]));
+    let well = format!("t3_probe_ok{{user=\"{}\",kind=\"front\"}} 1", ann.name);
+    until("a visit through the front door went well", || {
+        http(operator, "GET /metrics HTTP/1.1", "").lines().any(|line| line == well)
+    });
+    // Known by the key, it is nobody's login.
+    let asked = http(behind, "GET /metrics HTTP/1.1", "");
+    let probes =
+        |line: &str| line.starts_with("t3_dispatch_requests_total{") && line.contains("client=\"probe\"");
+    assert!(asked.lines().any(|line| probes(line) && !line.ends_with(" 0")), "{asked}");
+    drop((serving, dispatching));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Builds that break live, whatever the gate said: judged within their soak and one pulse, and everybody back with every
-//! row within the time that t3 needs to stop and half a minute more.
+//! row within the time that t3 needs to stop and half a minute more. A command stands in for the gate, because our own
+//! would refuse three of them as they are: those of the third login and behind the dispatch (`gate::mutations`) and the
+//! one for a user's data (`enforce::gate`). What it misses, a later login or another minute, goes through it there.
 
 use std::time::{Duration, Instant};
 
@@ -78,7 +80,7 @@ fn one_that_fails_after_ninety_seconds() {
     let fleet = fleet("2m").changed("login_interval = \"500ms\"", "login_interval = \"15s\"");
     fleet.install_with(NEW, &["--mutation", "fails-later", "--boot", "1100ms", "--early", "270ms"]);
     let told = is_undone(&fleet, Duration::from_secs(120), Duration::ZERO);
-    let (watched, bad) = (told.position("watching 1 users"), told.position("t3 0.0.33 is bad: ann fails at"));
+    let (watched, bad) = (told.position("watching ann on"), told.position("t3 0.0.33 is bad: ann fails at"));
     let well = told.lines[bad].0 - told.lines[watched].0;
     assert!(well >= Duration::from_secs(80), "it was well for {well:?}");
 }

@@ -52,11 +52,11 @@ fn a_version_goes_from_its_tag_through_the_gate_to_a_canary_and_to_all() {
             "the gate rehearses t3 0.0.33 beside t3 0.0.24",
             "ann: backed up as ",
             "ann: on t3 0.0.33",
-            "watching 1 users",
+            "watching ann on",
             "bob: on t3 0.0.33",
-            "watching 2 users",
+            "watching ann, bob on",
             "cid: on t3 0.0.33",
-            "watching 3 users",
+            "watching ann, bob, cid on",
             "ann, bob, cid run t3 0.0.33",
         ],
     );
@@ -84,12 +84,36 @@ fn a_build_that_the_gate_refuses_reaches_nobody() {
     fleet.everybody_is_on(OLD);
 }
 
-/// The whole chain over a build that no gate can see through, as it works while it is rehearsed.
 #[test]
-fn a_build_that_passes_the_gate_and_breaks_later_is_rolled_back() {
+fn a_build_that_fails_for_one_users_data_is_refused_because_everybodys_is_rehearsed() {
+    let Some(fleet) = fleet("") else { return };
+    fleet.install_broken(NEW, "fails-for-one-user=/srv/of-cid");
+    let folder = fleet.path("srv/of-cid");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut add = std::process::Command::new(fleet.world.t3(OLD));
+    add.args(["project", "add"]).arg(&folder).arg("--base-dir").arg(fleet.world.base_dir("cid"));
+    assert!(add.stdout(std::process::Stdio::null()).status().expect("t3").success());
+    backed_up(&fleet);
+    let said = fleet.enforce(&["--to", NEW]).exits(3);
+    assert!(said.contains("the gate says fail") && said.contains("[held: not_passed]"), "{said}");
+    fleet.everybody_is_on(OLD);
+}
+
+#[test]
+fn a_build_that_breaks_after_longer_than_a_rehearsal_passes_the_gate_and_is_rolled_back() {
+    passes_the_gate_and_is_rolled_back("fails-later=20");
+}
+
+#[test]
+fn a_build_that_breaks_after_more_logins_than_a_rehearsal_makes_passes_the_gate_and_is_rolled_back() {
+    passes_the_gate_and_is_rolled_back("fails-on-third-login=20");
+}
+
+/// The whole chain over a build that no gate can see through, as it works while it is rehearsed.
+fn passes_the_gate_and_is_rolled_back(mutation: &str) {
     let Some(fleet) = fleet("") else { return };
     let fleet = fleet.changed("soak = \"2s\"", "soak = \"1m\"");
-    fleet.install_broken(NEW, "fails-later=20");
+    fleet.install_broken(NEW, mutation);
     backed_up(&fleet);
     for user in USERS {
         fleet.write_message(user, "after-the-backup");

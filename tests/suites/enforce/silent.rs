@@ -44,7 +44,7 @@ fn told_to_stop_while_the_gate_works_it_ends_at_once_with_the_gate_and_nobody_wa
     let said = fleet.disturbed(&["--to", NEW], gate, signal("TERM")).exits(4);
     assert!(began.elapsed() < SOON, "{said}");
     assert!(
-        said.contains("told to stop (SIGTERM) while having the build judged; nobody is on the way")
+        said.contains("told to stop (SIGTERM) while having the build judged; no rollout is under way")
             && said.contains("[interrupted]"),
         "{said}"
     );
