@@ -30,6 +30,9 @@ pub struct Journal {
     pub groups: usize,
     /// Who was moved, or is being moved.
     pub moves: Vec<Move>,
+    /// Who stays because the run that began it was told so; whoever carries it on leaves them alone as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
     /// Why everybody goes back; absent while it goes forward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Why>,
@@ -61,7 +64,16 @@ pub struct Ledger {
 
 impl Journal {
     pub fn new(target: Version, soak: Duration, began: SystemTime) -> Self {
-        Self { format: FORMAT, began, target, soak, groups: 0, moves: Vec::new(), back: None }
+        Self {
+            format: FORMAT,
+            began,
+            target,
+            soak,
+            groups: 0,
+            moves: Vec::new(),
+            except: Vec::new(),
+            back: None,
+        }
     }
 }
 

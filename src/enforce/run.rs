@@ -213,7 +213,9 @@ impl Run<'_> {
             Work::Move(plan, soak) => (plan, soak),
         };
         make(&dir).map_err(|error| unwritable(&dir, &error))?;
-        let journal = Journal::new(plan.target.clone(), soak, SystemTime::now());
+        let mut journal = Journal::new(plan.target.clone(), soak, SystemTime::now());
+        let excepted = plan.deferred.iter().filter(|deferred| deferred.why == Deferral::Excepted);
+        journal.except = excepted.map(|deferred| deferred.user.clone()).collect();
         let ledger = Ledger::begin(&dir, journal).map_err(|error| unwritable(&dir, &error))?;
         let who: Vec<_> = plan.queue.iter().chain(&plan.stopped).map(|(user, _)| user.as_str()).collect();
         (self.say)(&format!("to be moved to t3 {}: {}", plan.target, who.join(", ")));
@@ -304,7 +306,10 @@ impl Run<'_> {
             .collect();
         let wanted = Wanted::Pinned(journal.target);
         let installed = self.moves.links.builds();
-        let plan = Plan::of(&self.situation(&wanted, None, None, &users, &installed));
+        let mut except = self.request.except.clone();
+        except.extend(journal.except);
+        let situation = self.situation(&wanted, None, None, &users, &installed);
+        let plan = Plan::of(&Situation { except: &except, ..situation });
         rollout.forward(ledger, plan).await
     }
 

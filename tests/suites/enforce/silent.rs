@@ -61,7 +61,8 @@ fn told_to_stop_while_a_user_is_moved_it_finishes_that_and_the_next_run_goes_on(
     let serving = fleet.world.serve();
     std::fs::write(fleet.path("stop-takes"), "2").expect("written");
     let moment = || fleet.step("ann").filter(|step| step == "stopping");
-    let said = fleet.disturbed(&["--to", NEW], moment, signal("TERM")).exits(4);
+    let args = ["--to", NEW, "--except", "cid"];
+    let said = fleet.disturbed(&args, moment, signal("TERM")).exits(4);
     assert!(said.contains("told to stop (SIGTERM): what is in hand is finished"), "{said}");
     let left = "the rollout of t3 0.0.33 is not finished: ann on t3 0.0.33; the next run of t3-prober enforce goes on";
     assert!(said.contains(left) && said.contains("[interrupted]"), "{said}");
@@ -75,8 +76,9 @@ fn told_to_stop_while_a_user_is_moved_it_finishes_that_and_the_next_run_goes_on(
     std::fs::remove_file(fleet.path("stop-takes")).expect("removed");
     let said = fleet.enforce(&["--drain"]).exits(0);
     assert!(said.contains("it is carried on"), "{said}");
-    fleet.everybody_is_on(NEW);
-    assert!(fleet.journal().is_none());
+    let runs = USERS.map(|user| fleet.running(user));
+    assert_eq!(runs.each_ref().map(Option::as_deref), [Some(NEW), Some(NEW), Some(OLD)], "{said}");
+    assert!(said.contains("cid stays: named with --except") && fleet.journal().is_none(), "{said}");
 }
 
 #[test]
