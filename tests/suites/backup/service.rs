@@ -36,7 +36,7 @@ fn where_there_is_no_helper_the_service_takes_verifies_and_drills_what_is_due() 
 fn what_a_command_did_and_found_is_in_the_metrics_on_the_page_and_in_the_history() {
     let Some(world) = world(&["ann"]) else { return };
     let serving = world.serve();
-    assert_eq!(serving.metric(TAKEN), Some(0.0));
+    serving.until_metric(TAKEN, |taken| taken == 0.0);
     ok(&world, &["backup", "take", "ann"]);
     serving.until_metric(TAKEN, |taken| taken == 1.0);
     serving.until_metric("t3_backup_verified_timestamp_seconds{user=\"ann\"}", |at| at > 1e9);
