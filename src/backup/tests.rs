@@ -361,6 +361,7 @@ fn first_a_snapshot_is_due_then_its_verification_then_its_drill() {
     let listed = || place.tree().list().expect("a list");
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Take));
     let mut snapshot = place.take().expect("a snapshot");
+    let now = SystemTime::now();
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Verify));
     proven(&mut snapshot, now).expect("whole");
     assert_eq!(due(section, &listed(), now), Some(BackupAct::Drill));
