@@ -114,6 +114,11 @@ impl Memory {
         listener.started.map(|started| started.elapsed())
     }
 
+    /// Whether the version is that of the process which listens, however it answers just now.
+    pub fn is_of_who_listens(&self) -> bool {
+        self.listener.is_some() && self.version_read.is_some()
+    }
+
     fn version_due(&self, interval: Duration) -> bool {
         self.version_read.is_none_or(|read| read.elapsed() >= interval)
     }

@@ -16,8 +16,9 @@ use super::prober::{Known, Order, Shared};
 use super::pulse::Memory;
 use super::{Section, instance_of, schedule, state};
 use crate::inventory::Target;
-use crate::outcome::{Ended, Kind, Outcome, Run, Step, Trigger};
+use crate::outcome::{Ended, Kind, Outcome, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
+use crate::t3::version::Version;
 
 /// After a failed handshake the next one comes this soon, so that a repair is seen before the interval is over.
 const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -126,7 +127,8 @@ impl Task {
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
                 }
                 () = sleep_until(state_due) => {
-                    Box::pin(self.look()).await;
+                    let changed = Box::pin(self.look()).await;
+                    wanted = wanted.or(changed);
                     state_due = schedule::next(state_due, state_interval, Instant::now());
                 }
                 () = sleep_until(handshake_due), if wanted.is_none() && under_way.is_none() => {
@@ -166,11 +168,24 @@ impl Task {
         (run, calls)
     }
 
-    /// Looks at the database.
-    async fn look(&mut self) {
-        let version = self.memory.version.as_ref();
-        let run = self.shared.state(&self.instance, &mut self.state, version, Trigger::Schedule).await;
+    /// Looks at the database; answers what calls for a handshake at once. A schema that does not fit what ran at the last
+    /// pulse is judged by what runs now, and by nothing while that cannot be told: an upgrade is no outage.
+    async fn look(&mut self) -> Option<Trigger> {
+        let mut calls = None;
+        let mut run = self.looked(self.memory.version.clone()).await;
+        if is_about_the_version(&run) {
+            let pulse;
+            (pulse, calls) = self.pulse(Trigger::Schedule).await;
+            let is_known = tells_the_version(&pulse) || self.memory.is_of_who_listens();
+            let version = self.memory.version.clone().filter(|_| is_known);
+            run = self.looked(version).await;
+        }
         self.send(&run).await;
+        calls
+    }
+
+    async fn looked(&mut self, version: Option<Version>) -> Run {
+        self.shared.state(&self.instance, &mut self.state, version.as_ref(), Trigger::Schedule).await
     }
 
     fn known(&self) -> Known {
@@ -226,6 +241,16 @@ impl Task {
         // Nobody listens any more when the program stops.
         let _ = self.runs.send(run.clone()).await;
     }
+}
+
+fn is_about_the_version(run: &Run) -> bool {
+    matches!(run.outcome(), Outcome::Failed(Reason::SchemaAhead | Reason::SchemaBehind))
+}
+
+/// Whether the instance was there, and its version was read where it was due.
+fn tells_the_version(pulse: &Run) -> bool {
+    let mut steps = pulse.steps.iter().filter(|result| matches!(result.step, Step::Reach | Step::Version));
+    steps.all(|result| result.outcome.is_ok())
 }
 
 /// What somebody who asked has been answered with so far, and where the answer goes.

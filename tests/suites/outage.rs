@@ -22,6 +22,24 @@ fn the_outage_by_the_newest_command_is_named_just_so() {
     replay("0.0.33", 40);
 }
 
+#[test]
+fn an_upgrade_that_the_pulse_has_not_seen_yet_is_no_outage() {
+    // Whoever looks at databases is the first to see it, by far.
+    let rare = "[probe]\npulse_interval = \"10s\"\nhandshake_interval = \"1h\"\nstate_interval = \"200ms\"\n";
+    let mut world = World::with(&[("ann", "0.0.24")]).configured(rare);
+    let serving = world.serve();
+    let level = "t3_schema_level{user=\"ann\"}";
+    serving.until_metric(level, |level| level == 30.0);
+    // The version is known by the first pulse.
+    serving.until_metric("t3_schema_expected_level{user=\"ann\"}", |level| level == 30.0);
+    world.kill("ann");
+    world.start("ann", "0.0.33");
+    serving.until_metric(level, |level| level == 40.0);
+    serving.until_metric("t3_schema_expected_level{user=\"ann\"}", |level| level == 40.0);
+    let failed = serving.history("/history?user=ann&kind=state&outcome=failed");
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
 fn replay(culprit: &str, level: i64) {
     let mut world = World::with(&[("ann", "0.0.24"), ("bob", "0.0.33")]).configured(QUICK);
     let serving = world.serve();
