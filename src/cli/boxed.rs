@@ -50,13 +50,16 @@ pub fn command(words: &[String]) -> anyhow::Result<ExitCode> {
 
 fn on_leash(work: impl AsyncFnOnce(Vec<u8>) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let mut leash = Leash::on_stdin().context("cannot read the orders")?;
         let orders = leash.line(LONGEST_ORDERS).await.context("cannot read the orders")?;
         // Nothing at all, not even an empty line: they were gone before we began.
         let done = if orders.is_empty() { None } else { leash.during(work(orders)).await };
         done.unwrap_or_else(|| Err(anyhow!("nobody waits any more")))
-    })
+    });
+    // Nor is a thread waited for that is still reading a large file for somebody who has gone.
+    runtime.shutdown_background();
+    done
 }
 
 fn understood<T: DeserializeOwned>(orders: &[u8]) -> anyhow::Result<T> {

@@ -10,6 +10,7 @@ mod support {
     pub mod fleet;
     pub mod free_port;
     pub mod gate;
+    pub mod held;
     pub mod host;
     pub mod kubernetes;
     pub mod posted;

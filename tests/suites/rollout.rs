@@ -1,12 +1,13 @@
 //! A build that users have got, judged by their logins: of this host, and of several by a real Prometheus.
 
 use std::fmt::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::tools;
 use crate::support::world::{World, http, wait_for};
 
@@ -53,15 +54,6 @@ fn a_build_is_promoted_by_good_logins_and_rolled_back_by_bad_ones() {
     let output = world.command(&["rollout", "0.0.33"]).output().expect("the program");
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("is `t3-prober serve` running"), "{output:?}");
-}
-
-struct Prometheus(Child);
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// One for each sample of a minute that a handshake may fall before.
@@ -134,7 +126,7 @@ fn a_real_prometheus_tells_the_same_of_several_hosts() {
             .stderr(Stdio::null())
             .spawn()
             .expect("prometheus");
-        let _prometheus = Prometheus(child);
+        let _prometheus = Held(child);
         let ready = || http(port, "GET", "/-/ready", &[]).is_ok_and(|answer| answer.status == 200);
         wait_for("prometheus", || ready().then_some(()));
         until(&world, "0.0.33", code, wanted);

@@ -146,6 +146,15 @@ esac
         std::fs::read_to_string(runtime).expect("a running instance")
     }
 
+    /// Gives a user a project, which is what a build may break on for them alone.
+    pub fn add_project(&self, user: &str, version: &str, folder: &str) {
+        let folder = self.path(folder);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut add = Command::new(self.world.t3(version));
+        add.args(["project", "add"]).arg(&folder).arg("--base-dir").arg(self.world.base_dir(user));
+        assert!(add.stdout(Stdio::null()).status().expect("t3").success());
+    }
+
     /// A build with a mutation, installed side by side.
     pub fn install_broken(&self, version: &str, mutation: &str) {
         self.install_with(version, &["--mutation", mutation]);

@@ -2,16 +2,17 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::held::Held;
 use super::world::{http, wait_for};
 
 pub struct Prometheus {
-    child: Child,
+    process: Held,
     pub port: u16,
 }
 
@@ -29,7 +30,7 @@ impl Prometheus {
             .stderr(log)
             .spawn()
             .expect("prometheus");
-        let prometheus = Self { child, port };
+        let prometheus = Self { process: Held(child), port };
         wait_for("prometheus to be ready", || {
             http(port, "GET", "/-/ready", &[]).is_ok_and(|answer| answer.status == 200).then_some(())
         });
@@ -38,7 +39,7 @@ impl Prometheus {
 
     /// Reads the configuration and the rules again.
     pub fn reload(&self) {
-        let id = i32::try_from(self.child.id()).expect("a pid");
+        let id = i32::try_from(self.process.0.id()).expect("a pid");
         kill(Pid::from_raw(id), Signal::SIGHUP).expect("a running process");
     }
 
@@ -57,13 +58,6 @@ impl Prometheus {
     pub fn text(&self, path: &str) -> Option<String> {
         let answer = http(self.port, "GET", path, &[]).ok()?;
         Some(unchunked(&answer.head, &answer.body))
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_yaml_ng::Value;
 
 use super::receiver::{Notice, Receiver};
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::prometheus::Prometheus;
 use crate::support::rules::{self, root};
 use crate::support::world::{Serving, World, http, wait_for};
@@ -19,16 +20,7 @@ pub const FASTER: u64 = 30;
 pub struct ControlRoom {
     pub prometheus: Prometheus,
     pub receiver: Receiver,
-    _alertmanager: Alertmanager,
-}
-
-struct Alertmanager(Child);
-
-impl Drop for Alertmanager {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    _alertmanager: Held,
 }
 
 impl ControlRoom {
@@ -89,7 +81,7 @@ impl ControlRoom {
     }
 }
 
-fn start_alertmanager(program: &Path, dir: &Path, port: u16, receiver: u16) -> Alertmanager {
+fn start_alertmanager(program: &Path, dir: &Path, port: u16, receiver: u16) -> Held {
     let text = fs::read_to_string(root().join("deploy/alertmanager/alertmanager.yml")).expect("readable");
     let text = text.replace("http://127.0.0.1:9095/", &format!("http://127.0.0.1:{receiver}/"));
     let mut config: Value = serde_yaml_ng::from_str(&text).expect("YAML");
@@ -106,7 +98,7 @@ fn start_alertmanager(program: &Path, dir: &Path, port: u16, receiver: u16) -> A
         .stderr(log)
         .spawn()
         .expect("alertmanager");
-    let alertmanager = Alertmanager(child);
+    let alertmanager = Held(child);
     wait_for("alertmanager to be ready", || {
         http(port, "GET", "/-/ready", &[]).is_ok_and(|answer| answer.status == 200).then_some(())
     });

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_rusqlite::rusqlite::Connection;
@@ -13,6 +13,7 @@ use super::{done, keep_state_private};
 use crate::support::door::{Wire, section};
 use crate::support::fleet::Fleet;
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::tools;
 use crate::support::world::{PROGRAM, World, http, replace, wait_for};
 
@@ -34,7 +35,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
 
 /// A `t3-prober dispatch` with a configuration of its own.
 struct Dispatch {
-    child: Child,
+    _process: Held,
     port: u16,
     operator: u16,
 }
@@ -57,7 +58,7 @@ impl Dispatch {
             .stderr(log)
             .spawn()
             .expect("the program");
-        let dispatch = Self { child, port, operator };
+        let dispatch = Self { _process: Held(child), port, operator };
         wait_for("the dispatch to be ready", || {
             http(operator, "GET", "/-/healthy", &[]).is_ok_and(|answer| answer.status == 200).then_some(())
         });
@@ -79,13 +80,6 @@ impl Dispatch {
         );
         wire.send(head.as_bytes());
         assert!(wire.until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
-    }
-}
-
-impl Drop for Dispatch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

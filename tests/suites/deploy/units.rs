@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::host::{Account, Host, http, text, until};
 use crate::support::root::{Root, setting, source, unit};
 use crate::support::tools;
@@ -163,16 +164,6 @@ fn under_in_group(
     command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("setpriv runs")
 }
 
-/// Ends a child however a test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn given_to(path: &Path, account: &Account) {
     fs::create_dir_all(path).expect("a directory");
     std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)).expect("an owner");
@@ -191,7 +182,7 @@ fn what_the_units_leave_to_serve_is_enough_to_mint_through_the_helper() {
     ann.serve(&install);
     host.start_helper();
     given_to(&host.path("state"), &prober);
-    let serving = Running(under("t3-prober.service", &prober, &host, &["serve"]));
+    let serving = Held(under("t3-prober.service", &prober, &host, &["serve"]));
     let well = format!("t3_probe_ok{{user=\"{}\",kind=\"handshake\"}} 1", ann.name);
     until("the whole login went well", || {
         http(operator, "GET /metrics HTTP/1.1", "").lines().any(|line| line == well)
@@ -214,7 +205,7 @@ fn what_the_units_leave_to_the_dispatch_is_enough_to_log_a_user_in_through_the_h
     ann.serve(&install);
     host.start_helper();
     given_to(&host.path("state/spool"), &dispatch);
-    let dispatching = Running(under("t3-dispatch.service", &dispatch, &host, &["dispatch"]));
+    let dispatching = Held(under("t3-dispatch.service", &dispatch, &host, &["dispatch"]));
     until("the user comes in with a cookie", || {
         let asked = format!("GET /some/where HTTP/1.1\r\nX-authentik-username: {}@x", ann.name);
         let answer = http(door, &asked, "");
@@ -258,8 +249,8 @@ fn by_the_key_that_is_installed_the_probes_come_in_through_the_front_door_of_ano
     host.start_helper();
     given_to(&host.path("state"), &prober);
     let group = Some(prober.gid);
-    let dispatching = Running(under_in_group("t3-dispatch.service", &dispatch, group, &host, &["dispatch"]));
-    let serving = Running(under_in_group("t3-prober.service", &prober, group, &host, &["serve"]));
+    let dispatching = Held(under_in_group("t3-dispatch.service", &dispatch, group, &host, &["dispatch"]));
+    let serving = Held(under_in_group("t3-prober.service", &prober, group, &host, &["serve"]));
     let well = format!("t3_probe_ok{{user=\"{}\",kind=\"front\"}} 1", ann.name);
     until("a visit through the front door went well", || {
         http(operator, "GET /metrics HTTP/1.1", "").lines().any(|line| line == well)

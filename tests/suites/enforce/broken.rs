@@ -9,6 +9,7 @@ use super::{NEW, OLD, PASSES, USERS};
 use crate::support::door::section;
 use crate::support::fleet::{Fleet, Told, has_message};
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::world::{http, wait_for};
 
 /// As in production.
@@ -90,11 +91,7 @@ fn one_that_fails_for_one_users_data_only_with_a_t3_that_takes_long_to_stop() {
     const STOPS: Duration = Duration::from_secs(3);
     let fleet = fleet("6s");
     fleet.install_broken(NEW, "fails-for-one-user=/srv/of-cid");
-    let folder = fleet.path("srv/of-cid");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let mut add = std::process::Command::new(fleet.world.t3(OLD));
-    add.args(["project", "add"]).arg(&folder).arg("--base-dir").arg(fleet.world.base_dir("cid"));
-    assert!(add.stdout(std::process::Stdio::null()).status().expect("t3").success());
+    fleet.add_project("cid", OLD, "srv/of-cid");
     std::fs::write(fleet.path("stop-takes"), STOPS.as_secs().to_string()).expect("written");
     let told = is_undone(&fleet, Duration::from_secs(6), STOPS);
     let said = told.text();
@@ -113,18 +110,14 @@ fn one_that_fails_behind_the_dispatch_only() {
     let fleet = fleet
         .configured(&format!("{}probe_key_file = \"{}\"\n", section(port, operator), key.display()))
         .changed("[probe]\n", &format!("[probe]\nfront = \"127.0.0.1:{port}\"\n"));
-    let mut dispatch =
-        fleet.world.command(&["dispatch"]).stderr(std::process::Stdio::null()).spawn().expect("it");
+    let _dispatch =
+        Held(fleet.world.command(&["dispatch"]).stderr(std::process::Stdio::null()).spawn().expect("it"));
     wait_for("the dispatch", || {
         http(operator, "GET", "/-/healthy", &[]).ok().filter(|answer| answer.status == 200)
     });
     fleet.install_broken(NEW, "fails-behind-proxy");
-    let undone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        is_undone(&fleet, Duration::from_secs(6), Duration::ZERO)
-    }));
-    dispatch.kill().expect("killed");
-    dispatch.wait().expect("reaped");
-    undone.expect("undone").position("t3 0.0.33 is bad: ann fails at front");
+    let told = is_undone(&fleet, Duration::from_secs(6), Duration::ZERO);
+    told.position("t3 0.0.33 is bad: ann fails at front");
 }
 
 #[test]

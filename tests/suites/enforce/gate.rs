@@ -88,11 +88,7 @@ fn a_build_that_the_gate_refuses_reaches_nobody() {
 fn a_build_that_fails_for_one_users_data_is_refused_because_everybodys_is_rehearsed() {
     let Some(fleet) = fleet("") else { return };
     fleet.install_broken(NEW, "fails-for-one-user=/srv/of-cid");
-    let folder = fleet.path("srv/of-cid");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let mut add = std::process::Command::new(fleet.world.t3(OLD));
-    add.args(["project", "add"]).arg(&folder).arg("--base-dir").arg(fleet.world.base_dir("cid"));
-    assert!(add.stdout(std::process::Stdio::null()).status().expect("t3").success());
+    fleet.add_project("cid", OLD, "srv/of-cid");
     backed_up(&fleet);
     let said = fleet.enforce(&["--to", NEW]).exits(3);
     assert!(said.contains("the gate says fail") && said.contains("[held: not_passed]"), "{said}");

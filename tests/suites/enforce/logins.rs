@@ -6,6 +6,7 @@ use super::{NEW, OLD, PASSES};
 use crate::support::door::section;
 use crate::support::fleet::Fleet;
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::world::{http, wait_for};
 
 #[test]
@@ -18,7 +19,8 @@ fn failed_logins_of_real_users_bring_everybody_back() {
         .configured(&section(port, operator));
     let serving = fleet.world.serve();
     serving.until_ok("ann", "handshake", true);
-    let mut dispatch = fleet.world.command(&["dispatch"]).stderr(Stdio::null()).spawn().expect("the program");
+    let _dispatch =
+        Held(fleet.world.command(&["dispatch"]).stderr(Stdio::null()).spawn().expect("the program"));
     wait_for("the dispatch", || {
         http(operator, "GET", "/-/healthy", &[]).ok().filter(|answer| answer.status == 200)
     });
@@ -40,8 +42,6 @@ fn failed_logins_of_real_users_bring_everybody_back() {
         (failed() >= 3).then_some(())
     });
     let ended = enforcer.wait_with_output().expect("an end");
-    dispatch.kill().expect("killed");
-    dispatch.wait().expect("reaped");
     let said = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.status.code(), Some(1), "{said}");
     let bad = said.lines().find(|line| line.starts_with("t3 0.0.33 is bad: the last ")).expect(&said);

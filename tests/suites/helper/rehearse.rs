@@ -277,7 +277,8 @@ fn killing_the_gate_ends_every_box_that_it_asked_for_through_sudo() {
     let mut gate = world
         .host
         .with_sudoers(&world.prober, &lines, &command)
-        .stderr(Stdio::inherit())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
     let of_a_user = |(uid, line): &(u32, String)| *uid == world.ann.uid && line.contains("serve");

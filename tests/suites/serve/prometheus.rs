@@ -2,21 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use super::QUICK;
 use crate::support::free_port::free_port;
+use crate::support::held::Held;
 use crate::support::tools;
 use crate::support::world::{World, http, wait_for};
-
-struct Prometheus(Child);
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Passes scrapes on without what they accept, as a scraper that knows the classic format only.
 fn forget_openmetrics(to: u16) -> u16 {
@@ -61,7 +53,7 @@ fn a_real_prometheus_scrapes_both_formats_and_answers_queries() {
         .stderr(log)
         .spawn()
         .expect("prometheus");
-    let _prometheus = Prometheus(child);
+    let _prometheus = Held(child);
 
     let query = |path: &str, expression: &str| {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
