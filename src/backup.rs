@@ -11,6 +11,7 @@ use crate::outcome::{BackupAct, Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::version::Version;
 
+mod disk;
 mod drill;
 mod duty;
 mod hands;
@@ -197,6 +198,7 @@ pub async fn prove(
     hands: &impl Hands,
     now: SystemTime,
 ) -> Result<Result<(), Defect>, Failure> {
+    let _in_use = snapshot.in_use();
     let answer = verify(snapshot, hands).await?;
     let defect = answer.as_ref().err();
     let verified = Verified {

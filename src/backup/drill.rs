@@ -9,6 +9,7 @@ use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::Connection;
 
+use super::disk;
 use super::hands::Hands;
 use super::manifest::{DrillFailure, Drilled, Manifest};
 use super::tree::unwritable;
@@ -174,7 +175,7 @@ impl Room {
         let to = self.0.join(COPY);
         let copy = || {
             let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
-            std::io::copy(&mut std::fs::File::open(snapshot)?, &mut &file)?;
+            disk::copy(std::fs::File::open(snapshot)?, &file)?;
             match hands.account() {
                 Some((uid, gid)) => std::os::unix::fs::fchown(&file, Some(uid), Some(gid)),
                 None => Ok(()),

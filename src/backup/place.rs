@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 
+use super::disk;
 use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 
@@ -64,10 +65,10 @@ impl Place {
     /// Copies a file here under a name that t3 does not know, with the owner and mode that the database has.
     pub fn bring(&self, from: &Path, name: &str) -> io::Result<()> {
         let to = self.pinned(name);
-        let mut source = File::open(from)?;
-        let mut copy =
+        let source = File::open(from)?;
+        let copy =
             OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(&to)?;
-        io::copy(&mut source, &mut copy)?;
+        disk::copy(source, &copy)?;
         std::os::unix::fs::fchown(&copy, Some(self.uid), Some(self.gid))?;
         copy.set_permissions(fs::Permissions::from_mode(self.mode))?;
         copy.sync_all()

@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::backup::{Backup, StepResult};
 use tokio_rusqlite::rusqlite::{self, Connection, OpenFlags};
 
+use super::disk::{self, Incoming};
 use crate::outcome::{Failure, Reason};
 use crate::t3::state::Level;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::state::reader::{self, Reader};
 
-/// One MiB: short enough for the deadline to be kept, long enough not to matter.
+/// One MiB of t3's pages: short enough for the deadline to be kept, long enough not to matter.
 const PAGES_PER_STEP: i32 = 256;
-/// 4 MiB. A write of the user's server ends in an fdatasync, which waits in the disk's queue behind whatever a flush of
-/// ours has put there, and for nothing else of ours: so ours are small. ARCHITECTURE.md has the figures.
-const STEPS_PER_FLUSH: usize = 4;
+/// What SQLite may hold back of the copy, in KiB: half a step, so that the steps before the last one are in the file.
+const HELD_BACK: i64 = 512;
 /// How often a stopped database is copied anew that was started meanwhile.
 const TRIES: usize = 3;
 
@@ -49,7 +49,7 @@ pub fn copy(database: &Path, into: &Path, limit: Duration) -> Result<Copied, Fai
 
 /// What cannot be removed is swept up by the next take: it has no name that counts.
 fn remove(into: &Path) {
-    let _ = std::fs::remove_file(into);
+    let _ = disk::remove(into);
 }
 
 fn copy_once(source: &Reader, database: &Path, into: &Path, deadline: Instant) -> Result<Copied, Failure> {
@@ -69,12 +69,13 @@ fn copy_once(source: &Reader, database: &Path, into: &Path, deadline: Instant) -
     let (file, mut copy) = create(into)?;
     let unfinished = |error| unfinished(database, into, &error);
     let backup = Backup::new(&moment, &mut copy).map_err(unfinished)?;
-    let mut step = 0;
+    let mut incoming = Incoming::new(&file);
+    let page: u32 = moment.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(unreadable)?;
+    let step = u64::from(page) * PAGES_PER_STEP as u64;
+    let mut steps = 0;
     while backup.step(PAGES_PER_STEP).map_err(unfinished)? != StepResult::Done {
-        step += 1;
-        if step % STEPS_PER_FLUSH == 0 {
-            file.sync_data().map_err(|error| unwritable(into, &error))?;
-        }
+        incoming.reached(steps * step).map_err(|error| unwritable(into, &error))?;
+        steps += 1;
         if Instant::now() >= deadline {
             return Err(Failure::new(
                 Reason::Timeout,
@@ -104,6 +105,7 @@ fn create(into: &Path) -> Result<(File, Connection), Failure> {
         copy.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()))?;
         copy.pragma_update_and_check(None, "journal_mode", "off", |_| Ok(()))?;
         copy.pragma_update(None, "synchronous", "off")?;
+        copy.pragma_update(None, "cache_size", -HELD_BACK)?;
         Ok(copy)
     };
     Ok((file, open().map_err(|error| unfinished(into, into, &error))?))

@@ -327,6 +327,20 @@ fn two_takes_of_one_user_do_not_meet() {
 }
 
 #[test]
+fn a_snapshot_that_is_read_is_not_removed_meanwhile() {
+    let Some(mut place) = Place::new() else { return };
+    place.section.keep = 1;
+    let old = place.take().expect("a snapshot");
+    let reading = old.in_use().expect("it can be read");
+    let take = || place.take().expect("another snapshot");
+    let newer = take();
+    assert_eq!(place.tree().list().expect("a list"), [old, newer]);
+    drop(reading);
+    let newest = take();
+    assert_eq!(place.tree().list().expect("a list"), [newest]);
+}
+
+#[test]
 fn what_is_no_database_of_t3_is_not_taken() {
     let dir = tempfile::tempdir().expect("a directory");
     let section = Section { dir: dir.path().join("backups"), ..Section::default() };

@@ -7,10 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use super::Section;
+use super::disk;
 use super::manifest::{Manifest, Proof};
 use crate::outcome::{Failure, Reason};
 
@@ -30,6 +32,10 @@ pub struct Snapshot {
     pub manifest: Option<Manifest>,
     pub proof: Proof,
 }
+
+/// Held while a snapshot is read.
+#[derive(Debug)]
+pub struct InUse(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
 
 /// A copy for somebody who may not look into the tree; gone when this is dropped.
 pub struct Lent(PathBuf);
@@ -87,17 +93,27 @@ impl Snapshot {
         }
     }
 
+    /// As long as this is held, no take removes it; `None` where it cannot be opened, or goes already.
+    pub fn in_use(&self) -> Option<InUse> {
+        let file = File::open(&self.file).ok()?;
+        Flock::lock(file, FlockArg::LockSharedNonblock).ok().map(InUse)
+    }
+
+    /// What is in use stays for the next take to remove.
     fn remove(&self) -> io::Result<()> {
+        let gone = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        let _alone = match Flock::lock(File::open(&self.file)?, FlockArg::LockExclusiveNonblock) {
+            Ok(alone) => alone,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(()),
+            Err((_, error)) => return Err(error.into()),
+        };
         // The data last: a snapshot without its manifest proves nothing, a manifest without data is swept up.
-        for path in
-            [self.file.with_extension("proof.json"), self.file.with_extension("json"), self.file.clone()]
-        {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        gone(fs::remove_file(self.file.with_extension("proof.json")))?;
+        gone(fs::remove_file(self.file.with_extension("json")))?;
+        gone(disk::remove(&self.file))
     }
 }
 
@@ -331,7 +347,7 @@ fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemT
 /// A drill that was killed leaves a directory. No link is followed.
 fn discard(path: &Path) -> Result<(), Failure> {
     let is_dir = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if is_dir { fs::remove_dir_all(path) } else { disk::remove(path) };
     removed.map_err(|error| unwritable(path, &error))
 }
 

@@ -52,17 +52,16 @@ pub fn run() {
     table.figure("copied and on disk", format!("{:.3} s", of(|turn| turn.copying)));
     table.figure("the whole command, verification and all", format!("{:.3} s", of(|turn| turn.whole)));
     table.figure("sqlite3 VACUUM INTO, on disk", format!("{:.3} s", of(|turn| turn.vacuum)));
-    table.at_most("the writer's p99, against alone", 1.5, of(|turn| turn.ours.p99 / turn.alone.p99), "times");
-    let theirs = of(|turn| turn.theirs.p99 / turn.alone.p99);
-    table.figure("the same during VACUUM INTO", format!("{} times", number(theirs)));
-    let alone: Vec<&Felt> = turns.iter().map(|turn| &turn.alone).collect();
-    let ours = turns.iter().map(|turn| &turn.ours).collect();
-    let theirs = turns.iter().map(|turn| &turn.theirs).collect();
+    // Of the writes of all turns together: a hundredth of the two hundred of one turn is nothing to compare.
+    let all =
+        |felt: fn(&Turn) -> &Felt| Felt::of(turns.iter().flat_map(|turn| felt(turn).0.clone()).collect());
+    let (alone, ours, theirs) = (all(|turn| &turn.alone), all(|turn| &turn.ours), all(|turn| &turn.theirs));
+    table.at_most("the writer's p99, against alone", 1.5, ours.at(99) / alone.at(99), "times");
+    table.figure("the same during VACUUM INTO", format!("{} times", number(theirs.at(99) / alone.at(99))));
     for (what, felt) in [("alone", alone), ("during ours", ours), ("during VACUUM INTO", theirs)] {
-        let each = |value: fn(&Felt) -> f64| median(felt.iter().map(|felt| value(felt)).collect());
-        let (p90, p99, longest) = (each(|felt| felt.p90), each(|felt| felt.p99), each(|felt| felt.longest));
+        let (p90, p99, longest) = (felt.at(90), felt.at(99), felt.at(100));
         table.figure(
-            &format!("p90, p99 and longest write {what}"),
+            &format!("p90, p99 and longest of {} writes {what}", felt.0.len()),
             format!("{p90:.1}, {p99:.1} and {longest:.0} ms"),
         );
     }
@@ -188,25 +187,22 @@ fn felt(database: &Path, work: impl FnOnce()) -> (f64, Felt) {
     let clock = Instant::now();
     work();
     let took = clock.elapsed().as_secs_f64();
-    (took, Felt::by(writer))
+    (took, Felt::of(writer.finish().expect("no write is refused")))
 }
 
-/// What a writer felt, in milliseconds.
-struct Felt {
-    p90: f64,
-    p99: f64,
-    longest: f64,
-}
+/// How long each write took, the longest last.
+struct Felt(Vec<Duration>);
 
 impl Felt {
-    fn by(writer: Writer) -> Self {
-        let mut latencies = writer.finish().expect("no write is refused");
+    fn of(mut latencies: Vec<Duration>) -> Self {
         latencies.sort();
-        let of = |hundredths: usize| {
-            let at = (latencies.len() * hundredths / 100).min(latencies.len() - 1);
-            latencies[at].as_secs_f64() * 1000.0
-        };
-        Self { p90: of(90), p99: of(99), longest: of(100) }
+        Self(latencies)
+    }
+
+    /// What so many hundredths of the writes took at most, in milliseconds.
+    fn at(&self, hundredths: usize) -> f64 {
+        let at = (self.0.len() * hundredths / 100).min(self.0.len() - 1);
+        self.0[at].as_secs_f64() * 1000.0
     }
 }
 
