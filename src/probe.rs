@@ -191,6 +191,13 @@ impl<'a> Steps<'a> {
         result.ok()
     }
 
+    /// Adds to the step just taken what its success does not say.
+    pub fn remark(&mut self, remark: String) {
+        if let Some(result) = self.results.last_mut() {
+            result.detail = Some(remark);
+        }
+    }
+
     /// Whether a step has been done with success.
     pub fn succeeded(&self, step: Step) -> bool {
         self.results.iter().any(|result| result.step == step && result.outcome.is_ok())

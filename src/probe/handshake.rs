@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use super::{Section, Steps, tables};
-use crate::outcome::{Failure, Kind, NotDone, Reason, Run, Step, Trigger};
+use crate::outcome::{Endpoint, Failure, Kind, NotDone, Reason, Run, Step, Trigger};
 use crate::t3::Instance;
 use crate::t3::access::Access;
 use crate::t3::descriptor;
@@ -119,6 +119,10 @@ impl Login<'_> {
                 let exchanged = explained(access, instance, running, exchanged);
                 let Exchanged { cookie, endpoint } = steps.take(Step::Exchange, exchanged).await?;
                 steps.facts.endpoint = Some(endpoint);
+                if endpoint != Endpoint::preferred(generation) {
+                    let path = endpoint.path();
+                    steps.remark(format!("answered at {path}, where another generation of t3 has it"));
+                }
                 // Whatever fails from here on, a session has been made and has to go.
                 leftovers.sessions.extend(cookie.session_id());
                 (client, cookie)

@@ -49,6 +49,8 @@ pub enum Fault {
     /// The exchange endpoint does not exist
     #[value(name = "exchange-404")]
     Exchange404,
+    /// The exchange is where the other generation has it, and nowhere else
+    ExchangeMoved,
     /// The exchange is answered 500
     #[value(name = "exchange-500")]
     Exchange500,

@@ -169,7 +169,14 @@ async fn respond(instance: &Instance, call: &Call, body: Incoming) -> io::Result
         return Ok(Reply::empty(StatusCode::NOT_FOUND));
     }
     match (call.path.as_str(), generation) {
-        ("/api/auth/bootstrap", A) | ("/api/auth/browser-session", B) => {
+        ("/api/auth/bootstrap", A) | ("/api/auth/browser-session", B)
+            if !instance.faults.on(Fault::ExchangeMoved) =>
+        {
+            exchange::browser(instance, call, body).await
+        }
+        ("/api/auth/bootstrap", B) | ("/api/auth/browser-session", A)
+            if instance.faults.on(Fault::ExchangeMoved) =>
+        {
             exchange::browser(instance, call, body).await
         }
         ("/api/auth/bootstrap/bearer", A) => exchange::bearer(instance, call, body).await,

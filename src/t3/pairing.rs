@@ -78,7 +78,8 @@ impl Endpoint {
         }
     }
 
-    fn preferred(generation: Generation) -> Self {
+    /// Where this generation has it.
+    pub fn preferred(generation: Generation) -> Self {
         match generation {
             Generation::A => Self::Bootstrap,
             Generation::B => Self::BrowserSession,

@@ -2,6 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -12,6 +13,10 @@ use crate::support::posted::Posted;
 pub struct Notice {
     pub receiver: String,
     pub is_firing: bool,
+    /// When it came.
+    pub at: SystemTime,
+    /// When Prometheus found that it fires.
+    pub since: SystemTime,
     pub labels: Value,
     pub annotations: Value,
 }
@@ -63,12 +68,20 @@ impl Receiver {
         let Posted { path, body } = Posted::read(stream)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let receiver = path.trim_start_matches('/').to_owned();
+        let at = SystemTime::now();
         let alerts = body["alerts"].as_array().cloned().unwrap_or_default();
-        self.notices().extend(alerts.into_iter().map(|alert| Notice {
-            receiver: receiver.clone(),
-            is_firing: alert["status"] == "firing",
-            labels: alert["labels"].clone(),
-            annotations: alert["annotations"].clone(),
+        self.notices().extend(alerts.into_iter().map(|alert| {
+            Notice {
+                receiver: receiver.clone(),
+                is_firing: alert["status"] == "firing",
+                at,
+                since: alert["startsAt"]
+                    .as_str()
+                    .and_then(|since| humantime::parse_rfc3339(since).ok())
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
+                labels: alert["labels"].clone(),
+                annotations: alert["annotations"].clone(),
+            }
         }));
         Ok(())
     }

@@ -51,6 +51,7 @@ const FAULTS: &[(&str, Look, &str)] = &[
     ("wrong-environment", Look::Descriptor, "0.0.26 elsewhere"),
     ("descriptor-html", Look::Descriptor, "html"),
     ("exchange-404", Look::Bogus, "404 empty"),
+    ("exchange-moved", Look::Bogus, "404 empty"),
     ("exchange-500", Look::Bogus, "500 json _tag code reason traceId"),
     ("exchange-hang", Look::Bogus, SILENCE),
     ("exchange-refuses", Look::Login, "401"),
