@@ -237,7 +237,7 @@ impl Rollout<'_> {
         }
         let kept = if kept.is_empty() { "no database was changed".to_owned() } else { kept.join("; ") };
         report.detail = format!(
-            "t3 {version} was rolled back: {why}; {} are where they were; {kept}; nothing else is begun until {} is removed",
+            "t3 {version} was rolled back: {why}; back where they were: {}; {kept}; nothing else is begun until {} is removed",
             users.join(", "),
             self.freeze.file().display()
         );

@@ -231,7 +231,7 @@ fn the_bad_nightly_is_played_from_the_timer_to_the_freeze() {
         demo.until_it_tells(&words);
     }
     let told = demo.told();
-    let back = told.lines().find(|line| line.contains(" are where they were")).expect("an end");
+    let back = told.lines().find(|line| line.contains("; back where they were: ")).expect("an end");
     assert!(back.contains("[rolled_back]") && !told.contains("ROLLBACK FAILED"), "{told}");
     for (user, version) in [("ann", "0.0.33"), ("bob", "0.0.33"), ("cid", "0.0.24")] {
         let link = std::fs::read_link(dir.join("installs/users").join(user)).expect("a link");

@@ -213,7 +213,8 @@ fn healthy(name: &str, metric: &Metric, now: u64, age: u64) -> f64 {
     }
 }
 
-/// As many users as the goal speaks of, with every word of every label: one who cannot log in, the others well.
+/// As many users as the goal speaks of, with what each of them shows after a bad day, and a little more (a test counts what
+/// the program itself shows): one who cannot log in, the others well.
 fn fleet(now: u64) -> Samples {
     let mut samples = Samples::new();
     for (name, metric) in Catalogue::of_metrics_md(include_str!("../../../METRICS.md")).0 {
@@ -228,10 +229,12 @@ fn fleet(now: u64) -> Samples {
                 });
                 let labels = labels.collect::<Vec<_>>().join(",");
                 let (of, metric) = (name.clone(), metric.clone());
-                // A series begins with the first finding of its kind: a handful a user, and one of them now.
+                // A series begins with the first finding of its kind: a few a user, and one of them now.
                 let is_finding =
                     ["_failing", "_skipping", "_failures_total"].iter().any(|end| name.ends_with(end));
-                if is_finding && nth > 5 || name.ends_with("_info") && nth > 0 {
+                // A user has one version, one cookie, and one credential that is known in one way.
+                let is_one = name.ends_with("_info") || name.starts_with("t3_credential_");
+                if is_finding && nth > 2 || is_one && nth > 0 {
                     break;
                 }
                 let is_past = is_finding && nth > 0;
@@ -303,7 +306,7 @@ fn every_panel_and_every_rule_has_an_answer_when_everything_happens() {
 fn evaluating_all_rules_for_25_users_stays_cheap() {
     let now = seconds_since_1970();
     let samples = fleet(now);
-    assert!(samples.len() >= 80 * 25, "only {} series", samples.len());
+    assert!(samples.len() >= 115 * 25, "only {} series", samples.len());
     // In CPU time, because the wall shows what else a busy machine does.
     let Some(past) = Past::of(&samples, now, "250ms") else { return };
     let figure = |name: &str| -> Option<f64> {
@@ -317,9 +320,9 @@ fn evaluating_all_rules_for_25_users_stays_cheap() {
         let missed = figure("prometheus_rule_group_iterations_missed_total")?;
         Some((figure("process_cpu_seconds_total")?, planned - missed))
     };
-    // The goal is 50 ms, and 38 ms were measured where nobody else used the cores; where somebody does, the same rules have
-    // taken 80 ms. This finds the expression that costs as much as all others together.
-    const LIMIT: f64 = 0.15;
+    // The goal is 50 ms, which README speaks of; the same rules cost twice as much where somebody else uses the cores. This
+    // finds the expression that costs as much as all others together.
+    const LIMIT: f64 = 0.1;
     let groups = rules::files().len() as f64;
     let mut since = (Instant::now(), wait_for("the first evaluation", spent));
     let mut each: Vec<f64> = Vec::new();

@@ -96,7 +96,7 @@ fn one_that_fails_for_one_users_data_only_with_a_t3_that_takes_long_to_stop() {
     let told = is_undone(&fleet, Duration::from_secs(6), STOPS);
     let said = told.text();
     assert!(said.contains("ann: on t3 0.0.33") && said.contains("t3 0.0.33 is bad: cid fails at"), "{said}");
-    assert!(said.contains("ann, bob, cid are where they were"), "{said}");
+    assert!(said.contains("back where they were: ann, bob, cid;"), "{said}");
     assert!(fleet.has_message("ann", "before"), "{said}");
 }
 
@@ -137,7 +137,9 @@ fn one_that_breaks_at_a_drained_restart_brings_that_user_back_with_what_they_wro
     let rows = fleet.rows("bob");
     let said = fleet.enforce(&["--drain"]).exits(1);
     assert!(
-        said.contains("t3 0.0.33 is bad: bob fails at") && said.contains("bob are where they were"),
+        said.contains("t3 0.0.33 is bad: bob fails at")
+            && said.contains("back where they were: ")
+            && said.contains("bob;"),
         "{said}"
     );
     assert_eq!((fleet.running("bob").as_deref(), fleet.linked("bob").as_str()), (Some(OLD), OLD));

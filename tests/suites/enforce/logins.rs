@@ -1,5 +1,6 @@
 //! Real users' logins are a reason to go back, by `rollout`, where the enforcer's own have not been tried again yet.
 
+use std::fs::{self, File};
 use std::process::Stdio;
 
 use super::{NEW, OLD, PASSES};
@@ -31,7 +32,9 @@ fn failed_logins_of_real_users_bring_everybody_back() {
     assert_eq!(comes_in("bob@example.com"), 302, "bob can log in");
     // The proof of the new build is its first login; nobody comes in after it.
     fleet.install_broken(NEW, "fails-on-third-login=2");
-    let enforcer = fleet.command(&["--to", NEW]).stdout(Stdio::piped()).spawn().expect("the program");
+    let heard = fleet.path("enforcer.out");
+    let out = File::create(&heard).expect("a file");
+    let mut enforcer = Held(fleet.command(&["--to", NEW]).stdout(out).spawn().expect("the program"));
     wait_for("ann to be watched", || (fleet.journal()?["moves"][0]["step"] == "proven").then_some(()));
     let failed = || {
         let logins = serving.history("/history/events?kind=login");
@@ -41,9 +44,9 @@ fn failed_logins_of_real_users_bring_everybody_back() {
         assert_ne!(comes_in("ann@example.com"), 302);
         (failed() >= 3).then_some(())
     });
-    let ended = enforcer.wait_with_output().expect("an end");
-    let said = String::from_utf8_lossy(&ended.stdout);
-    assert_eq!(ended.status.code(), Some(1), "{said}");
+    let ended = enforcer.0.wait().expect("an end");
+    let said = fs::read_to_string(&heard).expect("what it said");
+    assert_eq!(ended.code(), Some(1), "{said}");
     let bad = said.lines().find(|line| line.starts_with("t3 0.0.33 is bad: the last ")).expect(&said);
     assert!(bad.contains(" logins of ann failed, and they went well before [consecutive_limit]"), "{said}");
     fleet.everybody_is_on(OLD);
