@@ -33,7 +33,7 @@ pub use manifest::{Drilled, Manifest, Verified};
 pub use reading::{Found, Reading};
 pub use snapshot::{Copied, copy};
 pub use standing::Standing;
-pub use tree::{Snapshot, Tree};
+pub use tree::{InUse, Snapshot, Tree};
 pub use verify::{Defect, verify};
 
 /// `[backup]`: where snapshots lie, how often they are made and how an instance is stopped for a restore.
@@ -198,7 +198,7 @@ pub async fn prove(
     hands: &impl Hands,
     now: SystemTime,
 ) -> Result<Result<(), Defect>, Failure> {
-    let _in_use = snapshot.in_use();
+    let _in_use = snapshot.in_use()?;
     let answer = verify(snapshot, hands).await?;
     let defect = answer.as_ref().err();
     let verified = Verified {

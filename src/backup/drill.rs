@@ -1,6 +1,7 @@
 //! A drill: the snapshot is restored to a copy, the right t3 started on it, somebody logs in and loads the history.
 //! It measures what a user would wait for (RTO) and lose (RPO), and never goes near the live instance.
 
+use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio_rusqlite::rusqlite::Connection;
 
 use super::disk;
-use super::hands::Hands;
+use super::hands::{Hands, blocking};
 use super::manifest::{DrillFailure, Drilled, Manifest};
 use super::tree::unwritable;
 use super::{Section, Snapshot, Tree, prove};
@@ -143,51 +144,65 @@ async fn run(
     let _turn = tree.prepare().map_err(at(RestoreStep::Copy))?;
     let begin = Instant::now();
     let room = Room::new(&tree, hands, now).map_err(at(RestoreStep::Copy))?;
-    room.bring(&snapshot.file, hands).map_err(at(RestoreStep::Copy))?;
+    let (of, account) = (snapshot.file.clone(), hands.account());
+    let room = blocking(move || room.bring(&of, account)).await.map_err(at(RestoreStep::Copy))?;
     let copying = begin.elapsed();
     let order = Trying {
-        dir: room.0.clone(),
+        dir: room.dir.clone(),
         owner,
         manifest,
         t3: t3.clone(),
         start_timeout: section.start_timeout,
         stop_timeout: section.stop_timeout,
     };
-    let tried = hands.try_out(order).await.map_err(at(RestoreStep::Check))?;
-    Ok((copying, tried))
+    let tried = hands.try_out(order).await;
+    let emptied = move || {
+        drop(room);
+        Ok(())
+    };
+    blocking(emptied).await.map_err(at(RestoreStep::Check))?;
+    Ok((copying, tried.map_err(at(RestoreStep::Check))?))
 }
 
 /// The directory of a trial, gone when this is dropped.
-struct Room(PathBuf);
+struct Room {
+    dir: PathBuf,
+    /// The database that was brought there.
+    copy: Option<File>,
+}
 
 impl Room {
     fn new(tree: &Tree, hands: &impl Hands, now: SystemTime) -> Result<Self, Failure> {
         if let Some(account) = hands.account() {
-            return tree.stage_dir(account).map(Self);
+            return tree.stage_dir(account).map(|dir| Self { dir, copy: None });
         }
         let dir = tree.new_file(now);
         std::fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| unwritable(&dir, &error))?;
-        Ok(Self(dir))
+        Ok(Self { dir, copy: None })
     }
 
     /// The restore itself: nothing but the database, no keys, no settings of the user (CONTRACT §11).
-    fn bring(&self, snapshot: &Path, hands: &impl Hands) -> Result<(), Failure> {
-        let to = self.0.join(COPY);
-        let copy = || {
+    fn bring(mut self, snapshot: &Path, account: Option<(u32, u32)>) -> Result<Self, Failure> {
+        let to = self.dir.join(COPY);
+        let mut copy = || {
             let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
-            disk::copy(std::fs::File::open(snapshot)?, &file)?;
-            match hands.account() {
-                Some((uid, gid)) => std::os::unix::fs::fchown(&file, Some(uid), Some(gid)),
+            let file = self.copy.insert(file);
+            disk::copy(&File::open(snapshot)?, file)?;
+            match account {
+                Some((uid, gid)) => std::os::unix::fs::fchown(file, Some(uid), Some(gid)),
                 None => Ok(()),
             }
         };
-        copy().map_err(|error: std::io::Error| unwritable(&to, &error))
+        copy().map_err(|error: std::io::Error| unwritable(&to, &error))?;
+        Ok(self)
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        // Not by its path, which its owner could have changed.
+        self.copy.iter().for_each(disk::cut);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -68,7 +68,7 @@ impl Place {
         let source = File::open(from)?;
         let copy =
             OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(&to)?;
-        disk::copy(source, &copy)?;
+        disk::copy(&source, &copy)?;
         std::os::unix::fs::fchown(&copy, Some(self.uid), Some(self.gid))?;
         copy.set_permissions(fs::Permissions::from_mode(self.mode))?;
         copy.sync_all()

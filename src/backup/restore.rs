@@ -70,7 +70,7 @@ impl Restore<'_> {
         login: impl AsyncFnOnce(&Instance) -> Result<(), Failure>,
     ) -> Result<Restored, NotRestored> {
         let untouched = |step| move |failure| NotRestored { step, failure, former: Former::Untouched };
-        let _in_use = self.snapshot.in_use();
+        let _in_use = self.snapshot.in_use().map_err(untouched(RestoreStep::Verify))?;
         let manifest = self.verified(hands).await.map_err(untouched(RestoreStep::Verify))?;
         let place = self.checked(&manifest).map_err(untouched(RestoreStep::Check))?;
         let tree = Tree::new(self.section, &self.instance.name);

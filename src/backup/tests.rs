@@ -331,7 +331,7 @@ fn a_snapshot_that_is_read_is_not_removed_meanwhile() {
     let Some(mut place) = Place::new() else { return };
     place.section.keep = 1;
     let old = place.take().expect("a snapshot");
-    let reading = old.in_use().expect("it can be read");
+    let reading = old.in_use().expect("nobody removes it");
     let take = || place.take().expect("another snapshot");
     let newer = take();
     assert_eq!(place.tree().list().expect("a list"), [old, newer]);

@@ -35,7 +35,7 @@ pub struct Snapshot {
 
 /// Held while a snapshot is read.
 #[derive(Debug)]
-pub struct InUse(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+pub struct InUse(#[expect(dead_code, reason = "held for its Drop")] Option<Flock<File>>);
 
 /// A copy for somebody who may not look into the tree; gone when this is dropped.
 pub struct Lent(PathBuf);
@@ -93,27 +93,48 @@ impl Snapshot {
         }
     }
 
-    /// As long as this is held, no take removes it; `None` where it cannot be opened, or goes already.
-    pub fn in_use(&self) -> Option<InUse> {
-        let file = File::open(&self.file).ok()?;
-        Flock::lock(file, FlockArg::LockSharedNonblock).ok().map(InUse)
+    /// As long as this is held, no take removes it. A file that cannot be opened is not held, and whoever reads it finds
+    /// out why; nor is one on a file system without such locks.
+    pub fn in_use(&self) -> Result<InUse, Failure> {
+        let goes = || Failure::new(Reason::Locked, format!("{} is being removed just now", self.name()));
+        let Ok(file) = File::open(&self.file) else { return Ok(InUse(None)) };
+        let held = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(held) => held,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(goes()),
+            Err(_) => return Ok(InUse(None)),
+        };
+        // Between opening and locking it may have gone.
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::symlink_metadata(&self.file).map(id).ok();
+        if there.is_none() || there != held.metadata().map(id).ok() {
+            return Err(goes());
+        }
+        Ok(InUse(Some(held)))
     }
 
-    /// What is in use stays for the next take to remove.
+    /// What is in use stays for the next take to remove. Killed half-way it leaves nothing that counts, and the next take
+    /// sweeps that up: the name that says that it is whole goes first.
     fn remove(&self) -> io::Result<()> {
+        let file = match disk::open_to_cut(&self.file)
+            .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock))
+        {
+            Ok(Ok(alone)) => Some(alone),
+            Ok(Err((_, Errno::EWOULDBLOCK))) => return Ok(()),
+            Ok(Err(_)) | Err(_) => None,
+        };
         let gone = |removed: io::Result<()>| match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
-        let _alone = match Flock::lock(File::open(&self.file)?, FlockArg::LockExclusiveNonblock) {
-            Ok(alone) => alone,
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(()),
-            Err((_, error)) => return Err(error.into()),
-        };
-        // The data last: a snapshot without its manifest proves nothing, a manifest without data is swept up.
+        let going = self.file.with_extension(format!("sqlite{UNFINISHED}"));
+        fs::rename(&self.file, &going)?;
+        File::open(self.tree().dir)?.sync_all()?;
         gone(fs::remove_file(self.file.with_extension("proof.json")))?;
         gone(fs::remove_file(self.file.with_extension("json")))?;
-        gone(disk::remove(&self.file))
+        if let Some(alone) = &file {
+            disk::cut(alone);
+        }
+        fs::remove_file(going)
     }
 }
 

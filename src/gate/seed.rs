@@ -3,12 +3,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::evidence::Seed;
 use super::hands::{Account, Hands};
 use super::place::Place;
-use crate::backup::{self, Copied, Copying, Tree};
+use crate::backup::{self, Copied, Copying, InUse, Tree};
 use crate::outcome::{Failure, Grounds, Reason};
 use crate::t3::Instance;
 use crate::t3::state::reader;
@@ -23,6 +24,9 @@ pub const COPY_LIMIT: Duration = Duration::from_secs(300);
 pub struct Source {
     pub seed: Seed,
     pub file: Option<PathBuf>,
+    /// No take removes a backup while builds are tried on it.
+    #[expect(dead_code, reason = "held for its Drop")]
+    in_use: Option<Arc<InUse>>,
 }
 
 impl Source {
@@ -35,7 +39,7 @@ impl Source {
             taken_at: now,
             is_backup: false,
         };
-        Self { seed, file: None }
+        Self { seed, file: None, in_use: None }
     }
 
     /// A database that somebody names; it is copied first, because nobody says that it is at rest.
@@ -84,7 +88,8 @@ impl Source {
             taken_at: manifest.taken_at,
             is_backup: true,
         };
-        Ok(Self { seed, file: Some(snapshot.file) })
+        let in_use = Some(Arc::new(snapshot.in_use()?));
+        Ok(Self { seed, file: Some(snapshot.file), in_use })
     }
 
     fn copied(
@@ -101,7 +106,7 @@ impl Source {
         let bytes = std::fs::metadata(&file).map(|metadata| metadata.len()).unwrap_or_default();
         let level = Some(copied.level.level.0);
         let seed = Seed { name, user, level, bytes, taken_at: now, is_backup: false };
-        Ok(Self { seed, file: Some(file) })
+        Ok(Self { seed, file: Some(file), in_use: None })
     }
 
     /// Puts a copy where a build looks for it. A clone where the file system can, so it costs nothing.

@@ -192,11 +192,11 @@ fn each_fault_ends_in_its_alert_at_the_webhook_and_in_no_other() {
         seen.map(|(user, alert)| Seen { user, alert, broken: broken[user.as_str()] }).collect();
     assert!(seen.len() >= 6, "only {} faults are the pulse's", seen.len());
     timing::hold(&room, PULSE, &seen);
-    each_text_leads_to_its_cause(&world, &room, &expected);
+    each_command_shows_step_and_reason(&world, &room, &expected);
 }
 
 /// Runs the command that each alert's text names, and looks for the cause in what it prints.
-fn each_text_leads_to_its_cause(world: &World, room: &ControlRoom, expected: &[(String, String)]) {
+fn each_command_shows_step_and_reason(world: &World, room: &ControlRoom, expected: &[(String, String)]) {
     for (user, alert) in expected {
         let notice = room.until(user, alert);
         let command = notice.next();

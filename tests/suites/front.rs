@@ -235,9 +235,9 @@ fn a_dispatch_that_is_gone_is_told_from_an_instance_that_is() {
     let row = wait_for("a first visit that was turned away", || {
         let rows = serving.history("/history?user=ann&kind=handshake&outcome=failed");
         // One that was under way when the dispatch went may have failed further on.
-        rows.into_iter().find(|row| row["reason"] == "refused")
+        rows.into_iter().find(|row| row["step"] == "front")
     });
-    assert_eq!(row["step"], "front", "{row}");
+    assert_eq!(row["reason"], "refused", "{row}");
     assert_eq!(
         serving.metric("t3_probe_last_step_duration_seconds{user=\"ann\",step=\"mint\"}").map(|_| ()),
         Some(())

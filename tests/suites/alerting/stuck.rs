@@ -12,6 +12,7 @@ use super::control_room::{ControlRoom, Tools};
 use super::keep_state_private;
 use super::upkeep::each_text_leads_to_its_cause;
 use crate::support::fleet::{Fleet, script_at};
+use crate::support::held::Held;
 use crate::support::world::wait_for;
 
 /// What waits for hours or days is seen after this.
@@ -81,12 +82,12 @@ fn upgrades_that_are_stuck_for_days_end_in_their_alerts() {
     fleet.enforce(&["--to", "0.0.33"]).exits(0);
     let fleet = fleet.changed("soak = \"1s\"", "soak = \"10m\"");
     let world = &fleet.world;
-    let mut enforcer = fleet.command(&["--to", "0.0.34"]).stdout(Stdio::null()).spawn().expect("the program");
+    let enforcer = fleet.command(&["--to", "0.0.34"]).stdout(Stdio::null()).spawn();
+    let enforcer = Held(enforcer.expect("the program"));
     wait_for("ann to be on the new build", || {
         (fleet.journal()?["moves"][0]["step"] == "proven").then_some(())
     });
-    enforcer.kill().expect("killed");
-    enforcer.wait().expect("reaped");
+    drop(enforcer);
     days_ago(&fleet, 3, 4);
     for (user, alert, _) in STUCK {
         room.until(user, alert);

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::control_room::{ControlRoom, EVALUATION, FASTER, SCRAPE};
 use crate::support::rules;
 
-/// What a busy machine adds to one fault at most: processes that wait for their turn. Less than any slip of a `for` that
-/// matters (the next longer one is twice as long), which is held exactly beside.
+/// What a busy machine adds to one fault at most: processes that wait for their turn. That each `for` is what it should be
+/// is held by alerts/tests; that Prometheus waits for it and no longer is held exactly beside.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// A fault that a pulse can see: whom it hit, the alert that it has to become, and when it was switched on.
