@@ -62,8 +62,8 @@ pub struct Section {
     /// The command that stops a user's instance and returns when it has stopped; `{user}` is replaced. Default none:
     /// only an instance that is already stopped can be restored.
     pub stop_command: Vec<String>,
-    /// The command that starts a user's instance; `{user}` is replaced. Default none: after a restore the instance
-    /// has to be started by hand.
+    /// The command that starts a user's instance; `{user}` is replaced. Default none: no restore can be
+    /// proven, and each is undone.
     pub start_command: Vec<String>,
     /// How long an instance may take to stop. Default 90s: t3 waits up to 50 s for silent browsers.
     #[serde(with = "humantime_serde")]

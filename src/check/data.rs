@@ -81,8 +81,8 @@ fn snapshots(section: &backup::Section, inventory: &inventory::Section) -> Optio
 fn commands(section: &backup::Section) -> Option<Item> {
     let missing = section.stop_command.is_empty() || section.start_command.is_empty();
     missing.then(|| {
-        let message = "without stop_command and start_command only an instance that is already stopped can be \
-                       restored, and has to be started by hand";
+        let message = "without stop_command and start_command no snapshot can be put back: a restore that cannot \
+                       start the instance cannot prove it, and is undone";
         Item::new(Level::Warn, "backup.stop_command", message.to_owned())
     })
 }

@@ -16,6 +16,16 @@ const NOT_RUN: &[(&str, &str)] = &[
         "t3-prober enforce --back",
         "no rollout is under way here; the enforcer's suite brings everybody back with it",
     ),
+    (
+        "ln -sfn ",
+        "leads a user to a build that is not installed here; the enforcer's suite follows such links",
+    ),
+    ("cp -a /var/backups/t3/", "copies from a place that this world does not use"),
+    (
+        "cat /var/lib/t3-prober/enforce/journal.json",
+        "there is one while a rollout is unfinished; the enforcer's suite reads it",
+    ),
+    ("curl -fsS http://127.0.0.1:9781/", "asks a dispatch of its own; the door's suites do"),
     ("systemctl ", "asks systemd about units that are not installed here"),
     ("journalctl ", "reads the journal of units that are not installed here"),
     ("amtool alert query ", "asks a running Alertmanager; the alerting suite runs one"),
