@@ -12,7 +12,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK, off_t};
 
 /// What writeback is begun for at a time.
-pub const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 1 << 20;
 /// What may be under writeback before it is waited for, at first: twice as much whenever the disk turns out to keep up with
 /// us, half as much whenever it does not.
 const QUEUED: u64 = 16 * PIECE;

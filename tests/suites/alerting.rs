@@ -158,9 +158,7 @@ fn each_fault_ends_in_its_alert_at_the_webhook_and_in_no_other() {
     let room = ControlRoom::open(&world, &serving, &tools);
 
     // Silence, for as long as most alerts would need.
-    room.until("", WATCHDOG);
-    room.evaluations(20);
-    assert_eq!(room.fired(), []);
+    room.stays_silent(20);
 
     let broken = break_everything(&mut world, &serving);
     tell(&world, &["resume", "qin"]);
@@ -237,9 +235,7 @@ fn when_everybody_is_out_there_is_one_page_and_it_stays_when_the_prober_dies_too
         serving.until_ok(user, "handshake", true);
     }
     let room = ControlRoom::open(&world, &serving, &tools);
-    room.until("", WATCHDOG);
-    room.evaluations(10);
-    assert_eq!(room.fired(), []);
+    room.stays_silent(10);
 
     for (user, _) in users {
         world.fault(user, "exchange-500");

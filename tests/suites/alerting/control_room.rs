@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_yaml_ng::Value;
 
+use super::WATCHDOG;
 use super::receiver::{Notice, Receiver};
 use crate::support::free_port::free_port;
 use crate::support::held::Held;
@@ -106,6 +107,13 @@ impl ControlRoom {
         let what = format!("{alert} about '{user}' at the webhook");
         let is = |notice: &&Notice| notice.is_firing && notice.user() == user && notice.alert() == alert;
         wait_for(&what, || self.receiver.notices().iter().find(is).cloned())
+    }
+
+    /// A healthy stretch: the whole chain works, and has nothing to say.
+    pub fn stays_silent(&self, evaluations: u32) {
+        self.until("", WATCHDOG);
+        self.evaluations(evaluations);
+        assert_eq!(self.fired(), []);
     }
 
     /// Since when Prometheus has found an alert's condition to hold, in the time of its evaluations.

@@ -76,7 +76,7 @@ fn until_all(world: &World, room: &ControlRoom, expected: &[(&str, &str, &str)])
     each_text_leads_to_its_cause(world, room, expected);
 }
 
-/// Breaks one after the other for longer than a scrape takes, and shorter than an alert about one user waits.
+/// Breaks one after the other until it has been scraped, which is shorter than an alert about one user waits.
 fn come_and_go(world: &World, serving: &Serving, room: &ControlRoom) {
     let has_fired = |(user, alert, _): &(&str, &str, &str)| {
         room.fired().contains(&((*user).to_owned(), (*alert).to_owned()))
@@ -86,7 +86,9 @@ fn come_and_go(world: &World, serving: &Serving, room: &ControlRoom) {
         for user in ["ann", "bob", "cid", "dan"] {
             world.fault(user, "exchange-accepts-all");
             serving.until_ok(user, "pulse", false);
-            std::thread::park_timeout(Duration::from_millis(900));
+            let failing = format!("t3_probe_ok{{user=\"{user}\",kind=\"pulse\"}} == 0");
+            let scraped = || room.prometheus.query(&failing, None).filter(|found| !found.is_empty());
+            wait_for("the failure to be scraped", scraped);
             world.mend(user, "exchange-accepts-all");
             serving.until_ok(user, "pulse", true);
         }
@@ -177,7 +179,7 @@ fn what_comes_and_goes_and_the_programs_own_troubles_end_in_their_alerts() {
     drop(idle);
     limit_descriptors(&serving, 1024);
 
-    // Its keeper of times says two hours ago, and its source is gone; nobody pulses any more.
+    // A credential was last seen two hours ago, and its source is gone; nobody pulses any more.
     let never = EAGER.replace("pulse_interval = \"250ms\"", "pulse_interval = \"1h\"");
     let mut serving = serving;
     for round in 0..4 {
@@ -219,7 +221,7 @@ fn what_comes_and_goes_and_the_programs_own_troubles_end_in_their_alerts() {
     wait_for("the t3 that is always young", || {
         restless.start_again(&world, "cid");
         // Less than the time that t3 is given to start.
-        std::thread::park_timeout(Duration::from_secs(2));
+        room.evaluations(4);
         room.fired().contains(&("cid".to_owned(), "T3InstanceRestarting".to_owned())).then_some(())
     });
     for (user, alert, _) in BROKEN {
