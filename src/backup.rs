@@ -60,10 +60,10 @@ pub struct Section {
     #[serde(with = "humantime_serde")]
     pub take_timeout: Duration,
     /// The command that stops a user's instance and returns when it has stopped; `{user}` is replaced. Default none:
-    /// only an instance that is already stopped can be restored.
+    /// a restore waits up to 10 minutes for somebody to stop it by hand.
     pub stop_command: Vec<String>,
-    /// The command that starts a user's instance; `{user}` is replaced. Default none: no restore can be
-    /// proven, and each is undone.
+    /// The command that starts a user's instance; `{user}` is replaced. Default none: a restore
+    /// waits up to 10 minutes for somebody to start it by hand.
     pub start_command: Vec<String>,
     /// How long an instance may take to stop. Default 90s: t3 waits up to 50 s for silent browsers.
     #[serde(with = "humantime_serde")]

@@ -19,6 +19,7 @@ use crate::t3::version::Version;
 mod journal;
 mod plan;
 
+pub use super::service::Ask;
 pub use journal::Journal;
 pub use plan::{Loss, Plan, Present};
 
@@ -30,6 +31,8 @@ pub struct Restore<'a> {
     /// The version that runs, and will run again; `None` where it is not known.
     pub version: Option<Version>,
     pub now: SystemTime,
+    /// Who stops and starts the instance where no command is configured; absent, it is stopped and stays so.
+    pub by_hand: Option<Ask<'a>>,
 }
 
 /// A restore that was made.
@@ -90,7 +93,7 @@ impl Restore<'_> {
             return Err(untouched(RestoreStep::Copy)(failure));
         }
 
-        let service = Service { section: self.section, instance: self.instance };
+        let service = Service { section: self.section, instance: self.instance, by_hand: self.by_hand };
         match self.act(&place, &mut journal, &service, login).await {
             Ok(()) => Ok(Restored {
                 aside: place.path_of(&names.aside).is_dir().then(|| place.shown(&names.aside)),
@@ -244,7 +247,7 @@ async fn undo(journal: &mut Journal, place: &Place, service: &Service<'_>) -> Fo
     if step == RestoreStep::Stop && service.is_up().await {
         return Former::Untouched;
     }
-    match service.start().await {
+    match service.start_again().await {
         Ok(()) => Former::Back,
         Err(failure) => Former::BackButDown(failure),
     }

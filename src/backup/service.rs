@@ -1,5 +1,6 @@
-//! Stopping and starting a user's instance with the configured commands, and knowing when it has stopped and started:
-//! t3 takes up to a minute to stop, and accepts connections before it answers them (CONTRACT §9).
+//! Stopping and starting a user's instance with the configured commands, or by whoever is asked to, and knowing when it
+//! has stopped and started: t3 takes up to a minute to stop, and accepts connections before it answers them
+//! (CONTRACT §9).
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -26,16 +27,35 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A connection accepted while t3 starts is never answered (CONTRACT §9): each try is short and opens its own.
 const TRY: Duration = Duration::from_millis(250);
 
+/// How long an operator has to stop or to start an instance by hand.
+const BY_HAND: Duration = Duration::from_secs(600);
+
+/// Tells the person at the terminal what they have to do.
+pub type Ask<'a> = &'a (dyn Fn(&str) + Sync);
+
 pub struct Service<'a> {
     pub section: &'a Section,
     pub instance: &'a Instance,
+    /// Who stops and starts the instance where no command is configured; absent, it stays as it is.
+    pub by_hand: Option<Ask<'a>>,
 }
 
 impl Service<'_> {
     /// Stops the instance and waits until nobody has the database open.
     pub async fn stop(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.section.stop_timeout;
         let server = Server::of(&self.instance.database());
+        let mut limit = self.section.stop_timeout;
+        if self.section.stop_command.is_empty()
+            && let Some(ask) = self.by_hand
+            && let Some(sign) = self.sign_of_life().await
+        {
+            limit = BY_HAND;
+            let (user, limit) = (&self.instance.name, humantime::format_duration(limit));
+            ask(&format!(
+                "{user}: stop the instance now, there is no `[backup] stop_command`: {sign}; waiting {limit}"
+            ));
+        }
+        let deadline = Instant::now() + limit;
         if !self.section.stop_command.is_empty() {
             let mut stopped = pin!(self.run("stop", &self.section.stop_command, self.section.stop_timeout));
             loop {
@@ -64,11 +84,28 @@ impl Service<'_> {
 
     /// Starts the instance and waits until it answers.
     pub async fn start(&self) -> Result<(), Failure> {
-        if self.section.start_command.is_empty() {
-            return Ok(());
+        if !self.section.start_command.is_empty() {
+            self.run("start", &self.section.start_command, self.section.start_timeout).await?;
+            return answers(self.instance, self.section.start_timeout).await;
         }
-        self.run("start", &self.section.start_command, self.section.start_timeout).await?;
-        answers(self.instance, self.section.start_timeout).await
+        let Some(ask) = self.by_hand else { return Ok(()) };
+        let (user, limit) = (&self.instance.name, humantime::format_duration(BY_HAND));
+        ask(&format!(
+            "{user}: start the instance now, there is no `[backup] start_command`; waiting {limit} for its answer"
+        ));
+        answers(self.instance, BY_HAND).await
+    }
+
+    /// The same after something failed and the former state is back: nobody is waited for.
+    pub async fn start_again(&self) -> Result<(), Failure> {
+        match self.by_hand {
+            Some(ask) if self.section.start_command.is_empty() => {
+                let user = &self.instance.name;
+                ask(&format!("{user}: start the instance again, there is no `[backup] start_command`"));
+                Ok(())
+            }
+            _ => self.start().await,
+        }
     }
 
     /// Whether something listens on the instance's port.
@@ -138,8 +175,7 @@ pub async fn answers(instance: &Instance, limit: Duration) -> Result<(), Failure
             Ok(_) => return Ok(()),
             Err(failure) if Instant::now() >= deadline => {
                 let limit = humantime::format_duration(limit);
-                let detail =
-                    format!("the instance does not answer {limit} after its start: {}", failure.detail);
+                let detail = format!("the instance does not answer within {limit}: {}", failure.detail);
                 return Err(Failure::new(failure.reason, detail));
             }
             Err(_) => sleep(LOOK_AGAIN).await,

@@ -81,8 +81,8 @@ fn snapshots(section: &backup::Section, inventory: &inventory::Section) -> Optio
 fn commands(section: &backup::Section) -> Option<Item> {
     let missing = section.stop_command.is_empty() || section.start_command.is_empty();
     missing.then(|| {
-        let message = "without stop_command and start_command no snapshot can be put back: a restore that cannot \
-                       start the instance cannot prove it, and is undone";
+        let message = "without stop_command and start_command a restore waits, at most 10 minutes each, for \
+                       somebody to stop and to start the instance by hand";
         Item::new(Level::Warn, "backup.stop_command", message.to_owned())
     })
 }

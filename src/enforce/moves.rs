@@ -66,7 +66,7 @@ pub enum Mishap {
 
 impl Moves<'_> {
     fn service<'s>(&'s self, instance: &'s Instance) -> Service<'s> {
-        Service { section: &self.service, instance }
+        Service { section: &self.service, instance, by_hand: None }
     }
 
     /// Whether stopping the user now would cut somebody off.

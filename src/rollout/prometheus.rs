@@ -1,5 +1,6 @@
 //! The same numbers from a Prometheus that scrapes several hosts: each minute's logins count for the build that the
-//! user's instance said it ran in that minute.
+//! user's instance said it ran, at the minute's begin and at its end. What was tried in the minute of the change may
+//! have been tried on either, and counts for neither.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,6 +44,9 @@ pub async fn observe(version: &str, section: &Section) -> Result<Observed, NoAns
     let window = section.window.as_secs();
     // A version is digits, letters, dots and dashes: nothing to escape.
     let info = format!("t3_instance_info{{version=\"{version}\"}}");
+    let a_minute_ago = format!("{info} offset 1m");
+    let on_it = format!("and on ({label}, user) ({info} and on ({label}, user) {a_minute_ago})");
+    let on_others = format!("unless on ({label}, user) ({info} or {a_minute_ago})");
     let logins = |outcome: &str, join: &str| {
         let real = match outcome {
             "ok" => "t3_dispatch_pairings_total",
@@ -58,16 +62,17 @@ pub async fn observe(version: &str, section: &Section) -> Result<Observed, NoAns
         let real = minute(real);
         // Whoever has no real logins has probes all the same.
         let both = format!("({probes} + on ({label}, user) {real}) or {probes}");
-        format!(
-            "sum by ({label}, user) (sum_over_time((({both}) {join} on ({label}, user) {info})[{window}s:1m]))"
-        )
+        format!("sum by ({label}, user) (sum_over_time((({both}) {join})[{window}s:1m]))")
     };
     let mut users: BTreeMap<String, OfUser> = BTreeMap::new();
-    for (outcome, join) in [("ok", "and"), ("failed", "and"), ("ok", "unless"), ("failed", "unless")] {
-        for (who, count) in asker.ask(&logins(outcome, join), label).await? {
-            let of_user = users.entry(who).or_default();
-            let tally = if join == "and" { &mut of_user.after } else { &mut of_user.before };
-            *(if outcome == "ok" { &mut tally.ok } else { &mut tally.failed }) = whole(count);
+    for is_after in [true, false] {
+        for outcome in ["ok", "failed"] {
+            let join = if is_after { &on_it } else { &on_others };
+            for (who, count) in asker.ask(&logins(outcome, join), label).await? {
+                let of_user = users.entry(who).or_default();
+                let tally = if is_after { &mut of_user.after } else { &mut of_user.before };
+                *(if outcome == "ok" { &mut tally.ok } else { &mut tally.failed }) = whole(count);
+            }
         }
     }
     let failing = format!("t3_probe_ok{{kind=\"handshake\"}} == 0 and on ({label}, user) {info}");

@@ -1,5 +1,6 @@
 //! Snapshots, drills and restores, with the real program against the stand-in t3 and databases of real servers.
 
+mod by_hand;
 mod cut_off;
 mod service;
 

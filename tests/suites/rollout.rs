@@ -56,49 +56,44 @@ fn a_build_is_promoted_by_good_logins_and_rolled_back_by_bad_ones() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("is `t3-prober serve` running"), "{output:?}");
 }
 
-/// One for each sample of a minute that a handshake may fall before.
-const HOSTS: [&str; 4] = ["one:9780", "two:9780", "three:9780", "four:9780"];
+/// A host for each sample of a minute that a handshake may fall before, and each that an upgrade may.
+fn hosts() -> impl Iterator<Item = (String, u64, u64)> {
+    (0..4)
+        .flat_map(|login| (0..4).map(move |upgrade| (format!("host-{login}{upgrade}:9780"), login, upgrade)))
+}
 
 /// An hour of these hosts, a sample every 15 s and a handshake every minute: upgraded half an hour ago. From then on the
-/// handshakes of the second host go as `is_ok` says.
+/// handshakes go as `is_ok` says.
 fn an_hour(is_ok: bool) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
-    let ticks: Vec<u64> = (0..=240).map(|tick| now - 3600 + tick * 15).collect();
-    let upgrade = now - 1800;
-    let mut text = "# TYPE t3_instance_info gauge\n".to_owned();
-    for (host, version) in HOSTS.iter().flat_map(|host| [(host, "0.0.26"), (host, "0.0.33")]) {
-        for at in ticks.iter().filter(|at| (**at >= upgrade) == (version == "0.0.33")) {
-            let _ = writeln!(
-                text,
-                "t3_instance_info{{instance=\"{host}\",user=\"ann\",version=\"{version}\"}} 1 {at}"
-            );
+    let at = |tick: u64| now - 3600 + tick * 15;
+    let mut info = "# TYPE t3_instance_info gauge\n".to_owned();
+    let mut ok = "# TYPE t3_probe_ok gauge\n".to_owned();
+    let mut runs = "# TYPE t3_probe_runs counter\n".to_owned();
+    for (host, login, upgrade) in hosts() {
+        let is_upgraded = |tick: u64| tick >= 120 + upgrade;
+        for version in ["0.0.26", "0.0.33"] {
+            for tick in (0..=240).filter(|tick| is_upgraded(*tick) == (version == "0.0.33")) {
+                let labels = format!("{{instance=\"{host}\",user=\"ann\",version=\"{version}\"}}");
+                let _ = writeln!(info, "t3_instance_info{labels} 1 {}", at(tick));
+            }
         }
-    }
-    text.push_str("# TYPE t3_probe_ok gauge\n");
-    let went_well = |host: &str, at: u64| is_ok || host != HOSTS[1] || at < upgrade;
-    for host in HOSTS {
-        for at in &ticks {
-            let ok = u8::from(went_well(host, *at));
-            let _ = writeln!(
-                text,
-                "t3_probe_ok{{instance=\"{host}\",user=\"ann\",kind=\"handshake\"}} {ok} {at}"
-            );
+        let went_well = |tick: u64| is_ok || !is_upgraded(tick);
+        for tick in 0..=240 {
+            let labels = format!("{{instance=\"{host}\",user=\"ann\",kind=\"handshake\"}}");
+            let _ = writeln!(ok, "t3_probe_ok{labels} {} {}", u8::from(went_well(tick)), at(tick));
         }
-    }
-    text.push_str("# TYPE t3_probe_runs counter\n");
-    for (phase, host) in HOSTS.iter().enumerate() {
         for outcome in ["ok", "failed"] {
+            let labels =
+                format!("{{instance=\"{host}\",user=\"ann\",kind=\"handshake\",outcome=\"{outcome}\"}}");
             let mut count = 0;
-            for (index, at) in ticks.iter().enumerate() {
-                count += u64::from(index % 4 == phase && went_well(host, *at) == (outcome == "ok"));
-                let _ = writeln!(
-                    text,
-                    "t3_probe_runs_total{{instance=\"{host}\",user=\"ann\",kind=\"handshake\",outcome=\"{outcome}\"}} {count} {at}"
-                );
+            for tick in 0..=240 {
+                count += u64::from(tick % 4 == login && went_well(tick) == (outcome == "ok"));
+                let _ = writeln!(runs, "t3_probe_runs_total{labels} {count} {}", at(tick));
             }
         }
     }
-    text + "# EOF\n"
+    info + &ok + &runs + "# EOF\n"
 }
 
 #[test]
@@ -131,14 +126,16 @@ fn a_real_prometheus_tells_the_same_of_several_hosts() {
         wait_for("prometheus", || ready().then_some(()));
         until(&world, "0.0.33", code, wanted);
         let (_, document) = document(&world, "0.0.33");
-        for host in HOSTS {
-            // Half an hour of a handshake a minute on each build, wherever in the minute it falls; the sample of an
-            // upgrade, and the minute that is not over, may count on either side.
+        for (host, ..) in hosts() {
+            // Half an hour of a handshake a minute on each build, wherever in the minute it falls; the minute of the
+            // upgrade counts for neither, and the one that is not over may.
             let of_user = &document["users"][format!("{host}/ann")];
-            let after = of_user["after"]["ok"].as_u64().zip(of_user["after"]["failed"].as_u64());
-            let (ok, failed) = after.unwrap_or_else(|| panic!("{document}"));
-            assert!((28..=32).contains(&(ok + failed)), "{host}: {document}");
-            assert!((27..=31).contains(&of_user["before"]["ok"].as_u64().unwrap_or(0)), "{host}: {document}");
+            let count = |build: &str, outcome: &str| of_user[build][outcome].as_u64().unwrap_or(0);
+            let (well, not) = if is_ok { ("ok", "failed") } else { ("failed", "ok") };
+            assert!((28..=31).contains(&count("after", well)), "{host}: {of_user}");
+            assert_eq!(count("after", not), 0, "{host}: {of_user}");
+            assert!((27..=31).contains(&count("before", "ok")), "{host}: {of_user}");
+            assert_eq!(count("before", "failed"), 0, "{host}: {of_user}");
         }
         assert_eq!(judged(&world, "0.0.24"), (Some(3), "hold not_in_use".to_owned()));
     }

@@ -12,7 +12,7 @@ use super::super::place::Place;
 use super::super::service::{Service, is_our_ancestor};
 use super::super::tree::unwritable;
 use super::super::{Section, Tree};
-use super::{Names, inside, moving};
+use super::{Ask, Names, inside, moving};
 use crate::outcome::{Failure, Reason, RestoreStep, utc};
 use crate::t3::Instance;
 
@@ -95,12 +95,13 @@ impl Journal {
         section: &Section,
         instance: &Instance,
         now: SystemTime,
+        by_hand: Option<Ask<'_>>,
     ) -> Result<(), Failure> {
         if is_our_ancestor(instance) {
             return Err(inside(&format!("t3-prober backup restore {} --yes", instance.name)));
         }
         let place = Place::open(instance)?;
-        let service = Service { section, instance };
+        let service = Service { section, instance, by_hand };
         if self.step >= RestoreStep::PutAside {
             let stopped = service.stop().await;
             // A command that stops what is stopped already may well fail.
@@ -120,7 +121,7 @@ impl Journal {
         place.remove_aside(&self.names.aside);
         let _ = place.remove(&self.names.copy);
         if self.step >= RestoreStep::Stop && !service.is_up().await {
-            service.start().await?;
+            service.start_again().await?;
         }
         self.end()
     }

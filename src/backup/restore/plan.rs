@@ -47,6 +47,7 @@ pub struct Plan {
     version: Option<Version>,
     auth_only: Result<SchemaLevel, Refusal>,
     stops: bool,
+    starts: bool,
 }
 
 impl Plan {
@@ -79,6 +80,7 @@ impl Plan {
             version: version.cloned(),
             auth_only,
             stops: !section.stop_command.is_empty(),
+            starts: !section.start_command.is_empty(),
         })
     }
 }
@@ -170,10 +172,11 @@ impl fmt::Display for Plan {
             };
             writeln!(f, "  note     the instance runs {version}, which {what} level {expected}")?;
         }
-        let stop = if self.stops { "stop the instance" } else { "refuse unless the instance is stopped" };
+        let stop = if self.stops { "stop the instance" } else { "wait until you have stopped the instance" };
+        let start = if self.starts { "start" } else { "wait until you have started it" };
         writeln!(
             f,
-            "Steps: verify, copy beside, {stop}, put the present state aside, place the copy, start, log in;"
+            "Steps: verify, copy beside, {stop}, put the present state aside, place the copy, {start}, log in;"
         )?;
         writeln!(f, "whatever fails, the former state is put back")
     }

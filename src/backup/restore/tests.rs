@@ -85,14 +85,12 @@ impl World {
     }
 
     async fn restore(&mut self, login: Result<(), Failure>) -> Result<Restored, NotRestored> {
-        let restore = Restore {
-            section: &self.section,
-            instance: &self.instance,
-            snapshot: &self.snapshot,
-            version: Some(VERSION),
-            now: self.now,
-        };
-        restore.run(&ourselves(), async |_| login).await
+        self.wanted().run(&ourselves(), async |_| login).await
+    }
+
+    fn wanted(&self) -> Restore<'_> {
+        let Self { section, instance, snapshot, .. } = self;
+        Restore { section, instance, snapshot, version: Some(VERSION), now: self.now, by_hand: None }
     }
 
     /// A restore that fails and leaves everything as it was.
@@ -166,6 +164,28 @@ async fn a_restore_that_fails_at_any_step_leaves_the_former_state_in_its_place()
     assert!(matches!(world.fails_at(RestoreStep::Verify).await.former, Former::Untouched));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_nobody_starts_by_hand_gets_its_former_state_back() {
+    let Some(mut world) = World::new() else { return };
+    let before = world.content();
+    let asked = std::sync::Mutex::new(Vec::new());
+    let ask = |what: &str| asked.lock().expect("whole").push(what.to_owned());
+    world.section.stop_command.clear();
+    let restore = Restore { by_hand: Some(&ask), ..world.wanted() };
+    let failed = restore.run(&ourselves(), async |_| unreachable!("it does not run")).await;
+    let failed = failed.expect_err("nobody starts it");
+    assert_eq!(failed.step, RestoreStep::Start, "{failed}");
+    assert!(failed.failure.detail.contains("does not answer within 10m"), "{failed}");
+    assert!(matches!(failed.former, Former::Back) && world.content() == before, "{failed}");
+    let asked = asked.into_inner().expect("whole");
+    assert!(
+        asked.len() == 2
+            && asked[0].contains("start the instance now")
+            && asked[1].contains("start the instance again"),
+        "it is stopped already: {asked:?}"
+    );
+}
+
 #[tokio::test]
 async fn what_a_killed_restore_left_half_done_is_undone_wherever_it_was_cut_off() {
     let Some(world) = World::new() else { return };
@@ -197,7 +217,7 @@ async fn what_a_killed_restore_left_half_done_is_undone_wherever_it_was_cut_off(
 
         let cut_off = Journal::read(&tree).expect("readable").expect("a journal");
         assert_eq!((cut_off.step, &cut_off.names), (step, &names));
-        cut_off.undo(&world.section, &world.instance, world.now).await.expect("undone");
+        cut_off.undo(&world.section, &world.instance, world.now, None).await.expect("undone");
 
         assert_eq!(Journal::read(&tree).expect("readable"), None, "{step}");
         // What the killed run had put in place is not deleted: nobody knows who has written it since.

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::super::exit;
 use super::{Whom, duty, hands, tell_serve};
 use crate::backup::repair;
-use crate::backup::restore::{Journal, NotRestored, Plan, Present, Restore};
+use crate::backup::restore::{Ask, Journal, NotRestored, Plan, Present, Restore};
 use crate::backup::{Hands, Snapshot, Tree, running_version};
 use crate::config::Config;
 use crate::outcome::{
@@ -147,7 +147,7 @@ async fn full(
         if !args.yes {
             return Ok(dry());
         }
-        let undone = cut_off.undo(&config.backup, instance, SystemTime::now()).await;
+        let undone = cut_off.undo(&config.backup, instance, SystemTime::now(), Some(&ask)).await;
         undone.context("the restore that was cut off is not undone")?;
         println!("{name}: the former state is back in its place");
     }
@@ -166,7 +166,8 @@ async fn full(
     let clock = Instant::now();
     let alone = crate::enforce::lock::claim(&config.state_dir).context("cannot take the lock of upgrades")?;
     let _alone = alone.context("an upgrade or another restore is at work; try again when it has ended")?;
-    let restore = Restore { section: &config.backup, instance, snapshot: &snapshot, version, now };
+    let (section, by_hand): (_, Option<Ask>) = (&config.backup, Some(&ask));
+    let restore = Restore { section, instance, snapshot: &snapshot, version, now, by_hand };
     let mut how = String::new();
     let restored = restore
         .run(&hands, async |instance| {
@@ -206,6 +207,11 @@ fn newest(tree: &Tree, version: Option<&Version>) -> anyhow::Result<Snapshot> {
             .pop()
             .context("there is no snapshot that this version could use; see `t3-prober backup list`"),
     }
+}
+
+/// Whoever gave the command is there to be asked.
+fn ask(what: &str) {
+    println!("{what}");
 }
 
 fn dry() -> ExitCode {

@@ -114,6 +114,7 @@ impl Moves<'_> {
             snapshot: copy,
             version: Some(entry.from.clone()),
             now,
+            by_hand: None,
         };
         let hands = Rightful::of(self.config, &instance).map_err(|why| Failure::new(Reason::Helper, why))?;
         let restored = restore
