@@ -140,7 +140,11 @@ pub struct Content {
 impl Content {
     /// Reads the whole file once.
     pub fn read(path: &Path, with_header: Option<&str>) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
+        Self::of(File::open(path)?, with_header)
+    }
+
+    /// Reads what is left of a file.
+    pub fn of(mut file: File, with_header: Option<&str>) -> std::io::Result<Self> {
         let mut header = Vec::with_capacity(HEADER);
         (&mut file).take(HEADER as u64).read_to_end(&mut header)?;
         let mut sum = Sha256::new_with_prefix(&header);

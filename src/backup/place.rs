@@ -1,10 +1,11 @@
 //! The directory that a user's database lies in, held open: what is done there is done to that very directory, even
-//! when the user swaps a name for a symlink meanwhile. Only what belongs to the user is touched.
+//! when the user swaps a name for a symlink meanwhile, and so it is with what is put aside beside it. Only what belongs
+//! to the user is touched.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
@@ -19,9 +20,31 @@ const FILES: [&str; 3] = ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"
 /// t3 makes its files readable for everybody (CONTRACT §8); a database whose mode is not known is not shown to all.
 const MODE: u32 = 0o600;
 
+/// A directory held open, never through a link.
+struct Pinned(File);
+
+impl Pinned {
+    fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path).map(Self)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.at(name)).is_ok()
+    }
+
+    /// Moves one of the database's files; that it is not there is fine.
+    fn give(&self, name: &str, to: &Self) -> io::Result<()> {
+        if self.has(name) { fs::rename(self.at(name), to.at(name)) } else { Ok(()) }
+    }
+}
+
 /// An instance's `userdata`.
 pub struct Place {
-    directory: File,
+    directory: Pinned,
     path: PathBuf,
     uid: u32,
     gid: u32,
@@ -31,15 +54,14 @@ pub struct Place {
 impl Place {
     pub fn open(instance: &Instance) -> Result<Self, Failure> {
         let path = instance.base_dir.join("userdata");
-        let directory = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(&path);
         let unusable = |error: io::Error| failure(&path, &error);
-        let directory = directory.map_err(unusable)?;
-        let metadata = directory.metadata().map_err(unusable)?;
+        let directory = Pinned::open(&path).map_err(unusable)?;
+        let metadata = directory.0.metadata().map_err(unusable)?;
         owned(&path, &metadata, instance.uid)?;
         let mut place = Self { directory, uid: metadata.uid(), gid: metadata.gid(), mode: MODE, path };
         for name in FILES {
             let file = place.path.join(name);
-            match fs::symlink_metadata(place.pinned(name)) {
+            match fs::symlink_metadata(place.directory.at(name)) {
                 Ok(found) => {
                     owned(&file, &found, instance.uid)?;
                     if !found.is_file() {
@@ -62,66 +84,80 @@ impl Place {
         self.path.join(name)
     }
 
-    /// Copies a file here under a name that t3 does not know, with the owner and mode that the database has.
-    pub fn bring(&self, from: &Path, name: &str) -> io::Result<()> {
-        let to = self.pinned(name);
+    /// Copies a file here under a name that t3 does not know, with the owner and mode that the database has; answers the
+    /// copy, for reading.
+    pub fn bring(&self, from: &Path, name: &str) -> io::Result<File> {
+        let mut new = OpenOptions::new();
+        new.read(true).write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW);
         let source = File::open(from)?;
-        let copy =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(O_NOFOLLOW).open(&to)?;
+        let mut copy = new.open(self.directory.at(name))?;
         disk::copy(&source, &copy)?;
-        std::os::unix::fs::fchown(&copy, Some(self.uid), Some(self.gid))?;
+        fchown(&copy, Some(self.uid), Some(self.gid))?;
         copy.set_permissions(fs::Permissions::from_mode(self.mode))?;
-        copy.sync_all()
-    }
-
-    /// A file of this directory, for reading.
-    pub fn path_of(&self, name: &str) -> PathBuf {
-        self.pinned(name)
+        copy.sync_all()?;
+        copy.rewind()?;
+        Ok(copy)
     }
 
     /// Makes an empty directory that the present database can be put aside in.
     pub fn make_aside(&self, aside: &str) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o700).create(self.pinned(aside))?;
-        chown(self.pinned(aside), Some(self.uid), Some(self.gid))
+        fs::DirBuilder::new().mode(0o700).create(self.directory.at(aside))?;
+        let made = Pinned::open(&self.directory.at(aside))?;
+        // What was put in its place meanwhile is not given away.
+        if made.0.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(io::Error::other(format!("{aside} is not what was made")));
+        }
+        fchown(&made.0, Some(self.uid), Some(self.gid))
     }
 
     /// Removes it where it is empty again; what is not empty stays.
     pub fn remove_aside(&self, aside: &str) {
-        let _ = fs::remove_dir(self.pinned(aside));
+        let _ = fs::remove_dir(self.directory.at(aside));
     }
 
     /// Moves the present database there.
     pub fn put_aside(&self, aside: &str) -> io::Result<()> {
-        self.shift(str::to_owned, |name| format!("{aside}/{name}"))
+        let aside = self.aside(aside)?;
+        FILES.iter().try_for_each(|name| self.directory.give(name, &aside))?;
+        self.sync(&aside)
     }
 
-    /// Moves back what was put aside.
-    pub fn bring_back(&self, aside: &str) -> io::Result<()> {
-        self.shift(|name| format!("{aside}/{name}"), str::to_owned)
-    }
-
-    /// Brings back whatever lies aside, file by file; what has come into its place meanwhile goes to `since`.
-    pub fn replace_from(&self, aside: &str, since: &str) -> io::Result<()> {
-        for name in FILES {
-            let aside = self.pinned(&format!("{aside}/{name}"));
-            if fs::symlink_metadata(&aside).is_ok() {
-                if fs::symlink_metadata(self.pinned(name)).is_ok() {
-                    fs::rename(self.pinned(name), self.pinned(&format!("{since}/{name}")))?;
+    /// Brings back whatever lies aside, file by file; what has come into its place meanwhile goes to `since`, which is
+    /// made where there is any.
+    pub fn bring_back(&self, aside: &str, since: &str) -> io::Result<()> {
+        let aside = match self.aside(aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound || self.is_taken() => return Ok(()),
+            aside => aside?,
+        };
+        for name in FILES.iter().filter(|name| aside.has(name)) {
+            if self.directory.has(name) {
+                if !self.directory.has(since) {
+                    self.make_aside(since)?;
                 }
-                fs::rename(aside, self.pinned(name))?;
+                self.directory.give(name, &self.aside(since)?)?;
             }
+            aside.give(name, &self.directory)?;
         }
-        self.directory.sync_all()
+        self.sync(&aside)
     }
 
-    /// Whether the former database lies aside and another one is in its place.
-    pub fn is_replaced(&self, aside: &str) -> bool {
-        let there = |name: &str| fs::symlink_metadata(self.pinned(name)).is_ok();
-        there(FILES[0]) && there(&format!("{aside}/{}", FILES[0]))
+    /// Whether there is a database.
+    pub fn is_taken(&self) -> bool {
+        self.directory.has(FILES[0])
     }
 
-    /// Removes the database in place, once the former one lies aside as a whole. The main file last: killed in between,
-    /// no WAL of this one is left for the other.
+    /// Whether a former database lies aside.
+    pub fn lies_aside(&self, aside: &str) -> bool {
+        self.aside(aside).is_ok_and(|aside| aside.has(FILES[0]))
+    }
+
+    /// Whether anything lies there at all.
+    pub fn has(&self, name: &str) -> bool {
+        self.directory.has(name)
+    }
+
+    /// Removes a copy that was put in place and that nobody has used. The main file last: killed in between, no WAL of
+    /// this one is left for the other.
     pub fn clear(&self) -> io::Result<()> {
         FILES.iter().rev().try_for_each(|name| self.remove(name))
     }
@@ -132,30 +168,28 @@ impl Place {
         for leftover in &FILES[1..] {
             self.remove(leftover)?;
         }
-        fs::rename(self.pinned(name), self.pinned(FILES[0]))?;
-        self.directory.sync_all()
+        fs::rename(self.directory.at(name), self.directory.at(FILES[0]))?;
+        self.directory.0.sync_all()
     }
 
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.pinned(name)) {
+        match fs::remove_file(self.directory.at(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn shift(&self, from: impl Fn(&str) -> String, to: impl Fn(&str) -> String) -> io::Result<()> {
-        for name in FILES {
-            let from = self.pinned(&from(name));
-            // That the file is not there is fine; that the place for it is not there is not.
-            if fs::symlink_metadata(&from).is_ok() {
-                fs::rename(from, self.pinned(&to(name)))?;
-            }
+    fn aside(&self, name: &str) -> io::Result<Pinned> {
+        let aside = Pinned::open(&self.directory.at(name))?;
+        match aside.0.metadata()?.uid() == self.uid {
+            true => Ok(aside),
+            false => Err(io::Error::other(format!("{name} does not belong to uid {}", self.uid))),
         }
-        self.directory.sync_all()
     }
 
-    fn pinned(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(name)
+    fn sync(&self, aside: &Pinned) -> io::Result<()> {
+        aside.0.sync_all()?;
+        self.directory.0.sync_all()
     }
 }
 

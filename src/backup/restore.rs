@@ -19,7 +19,7 @@ use crate::t3::version::Version;
 mod journal;
 mod plan;
 
-pub use super::service::Ask;
+pub use super::service::ByHand;
 pub use journal::Journal;
 pub use plan::{Loss, Plan, Present};
 
@@ -32,7 +32,7 @@ pub struct Restore<'a> {
     pub version: Option<Version>,
     pub now: SystemTime,
     /// Who stops and starts the instance where no command is configured; absent, it is stopped and stays so.
-    pub by_hand: Option<Ask<'a>>,
+    pub by_hand: Option<ByHand<'a>>,
 }
 
 /// A restore that was made.
@@ -56,13 +56,18 @@ pub struct NotRestored {
 pub enum Former {
     #[error("nothing was changed")]
     Untouched,
-    #[error("the former state is back in its place")]
-    Back,
+    #[error("the former state is back in its place{}", told(.since))]
+    Back { since: Option<PathBuf> },
     /// The loudest end: somebody has to look at once.
     #[error("and the former state could not be put back: {failure}; it lies in {}", aside.display())]
     Lost { failure: Failure, aside: PathBuf },
-    #[error("the former state is back in its place, and the instance could not be started: {0}")]
-    BackButDown(Failure),
+    #[error("the former state is back in its place, and the instance could not be started: {failure}{}", told(.since))]
+    BackButDown { failure: Failure, since: Option<PathBuf> },
+}
+
+/// What users may have written to the copy while it was in place.
+fn told(since: &Option<PathBuf>) -> String {
+    since.as_ref().map_or(String::new(), |since| format!("; what ran meanwhile lies in {}", since.display()))
 }
 
 impl Restore<'_> {
@@ -85,7 +90,7 @@ impl Restore<'_> {
             return Err(untouched(RestoreStep::Check)(cut_off));
         }
         let names = Names::at(self.now);
-        let journal = Journal::begin(&tree, self.snapshot.name(), names.clone(), self.now);
+        let journal = Journal::begin(&tree, self.snapshot.name(), names.clone(), place.is_taken(), self.now);
         let mut journal = journal.map_err(untouched(RestoreStep::Copy))?;
         if let Err(failure) = self.copy(&place, &names, &manifest) {
             let _ = place.remove(&names.copy);
@@ -93,14 +98,14 @@ impl Restore<'_> {
             return Err(untouched(RestoreStep::Copy)(failure));
         }
 
-        let service = Service { section: self.section, instance: self.instance, by_hand: self.by_hand };
+        let service =
+            Service { section: self.section, instance: self.instance, by_hand: self.by_hand.clone() };
         match self.act(&place, &mut journal, &service, login).await {
-            Ok(()) => Ok(Restored {
-                aside: place.path_of(&names.aside).is_dir().then(|| place.shown(&names.aside)),
-            }),
+            Ok(()) => Ok(Restored { aside: place.has(&names.aside).then(|| place.shown(&names.aside)) }),
             Err(failure) => {
                 let step = journal.step;
-                let former = undo(&mut journal, &place, &service).await;
+                let by_hand = self.by_hand.as_ref().map(ByHand::anew);
+                let former = undo(&mut journal, &place, &Service { by_hand, ..service }).await;
                 if !matches!(former, Former::Lost { .. }) {
                     let _ = journal.end();
                 }
@@ -178,8 +183,8 @@ impl Restore<'_> {
             };
             Failure::new(reason, format!("cannot copy the snapshot to {}: {error}", shown.display()))
         };
-        place.bring(&self.snapshot.file, &names.copy).map_err(failed)?;
-        let content = Content::read(&place.path_of(&names.copy), None).map_err(failed)?;
+        let copy = place.bring(&self.snapshot.file, &names.copy).map_err(failed)?;
+        let content = Content::of(copy, None).map_err(failed)?;
         if content.sha256 != manifest.sha256 {
             return Err(Failure::new(Reason::Corrupt, format!("{} is not what was copied", shown.display())));
         }
@@ -192,8 +197,9 @@ impl Restore<'_> {
 pub fn clear_up(section: &Section, instance: &Instance, begun: SystemTime) -> Result<(), Failure> {
     let place = Place::open(instance)?;
     let names = Names::at(begun);
-    if !place.is_replaced(&names.aside) {
-        place.bring_back(&names.aside).map_err(|error| moving(&place, &error))?;
+    if !(place.is_taken() && place.lies_aside(&names.aside)) {
+        let since = format!("{}-undone", names.aside);
+        place.bring_back(&names.aside, &since).map_err(|error| moving(&place, &error))?;
     }
     place.remove_aside(&names.aside);
     place.remove(&names.copy).map_err(|error| moving(&place, &error))?;
@@ -224,32 +230,26 @@ impl Names {
 
 /// Undoes what was done up to and including the step that failed.
 async fn undo(journal: &mut Journal, place: &Place, service: &Service<'_>) -> Former {
-    let (step, names) = (journal.step, journal.names.clone());
+    let (step, since) = (journal.step, format!("{}-undone", journal.names.aside));
     let put_back = async {
         if step >= RestoreStep::Start {
             service.stop().await?;
-        }
-        if step >= RestoreStep::Place {
+        } else if step == RestoreStep::Place && (!journal.had || place.lies_aside(&journal.names.aside)) {
+            // Nobody has used the copy.
             place.clear().map_err(|error| moving(place, &error))?;
-            journal.reach(RestoreStep::PutAside)?;
         }
-        if step >= RestoreStep::PutAside {
-            place.bring_back(&names.aside).map_err(|error| moving(place, &error))?;
-        }
-        Ok(())
+        journal.put_back(place, &since)
     };
     if let Err(failure) = put_back.await {
-        return Former::Lost { failure, aside: place.shown(&names.aside) };
+        return Former::Lost { failure, aside: place.shown(&journal.names.aside) };
     }
-    place.remove_aside(&names.aside);
-    // What is left of the copy is only in the way.
-    let _ = place.remove(&names.copy);
     if step == RestoreStep::Stop && service.is_up().await {
         return Former::Untouched;
     }
+    let since = place.has(&since).then(|| place.shown(&since));
     match service.start_again().await {
-        Ok(()) => Former::Back,
-        Err(failure) => Former::BackButDown(failure),
+        Ok(()) => Former::Back { since },
+        Err(failure) => Former::BackButDown { failure, since },
     }
 }
 

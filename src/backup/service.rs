@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Section;
 use crate::outcome::{Failure, Reason};
@@ -30,56 +31,67 @@ const TRY: Duration = Duration::from_millis(250);
 /// How long an operator has to stop or to start an instance by hand.
 const BY_HAND: Duration = Duration::from_secs(600);
 
-/// Tells the person at the terminal what they have to do.
-pub type Ask<'a> = &'a (dyn Fn(&str) + Sync);
+/// Whoever stops and starts an instance for which no command is configured: the person at the terminal.
+#[derive(Clone)]
+pub struct ByHand<'a> {
+    /// Tells them what they have to do.
+    pub ask: &'a (dyn Fn(&str) + Sync),
+    /// Cancelled when they want no more of it.
+    pub given_up: CancellationToken,
+}
 
 pub struct Service<'a> {
     pub section: &'a Section,
     pub instance: &'a Instance,
-    /// Who stops and starts the instance where no command is configured; absent, it stays as it is.
-    pub by_hand: Option<Ask<'a>>,
+    /// Absent, an instance without commands stays as it is.
+    pub by_hand: Option<ByHand<'a>>,
 }
 
 impl Service<'_> {
     /// Stops the instance and waits until nobody has the database open.
     pub async fn stop(&self) -> Result<(), Failure> {
         let server = Server::of(&self.instance.database());
-        let mut limit = self.section.stop_timeout;
-        if self.section.stop_command.is_empty()
-            && let Some(ask) = self.by_hand
-            && let Some(sign) = self.sign_of_life().await
-        {
-            limit = BY_HAND;
-            let (user, limit) = (&self.instance.name, humantime::format_duration(limit));
-            ask(&format!(
-                "{user}: stop the instance now, there is no `[backup] stop_command`: {sign}; waiting {limit}"
-            ));
+        if self.section.stop_command.is_empty() {
+            return self.stopped_by_hand().await;
         }
-        let deadline = Instant::now() + limit;
-        if !self.section.stop_command.is_empty() {
-            let mut stopped = pin!(self.run("stop", &self.section.stop_command, self.section.stop_timeout));
-            loop {
-                match timeout(LOOK_AGAIN, &mut stopped).await {
-                    Ok(done) => break done?,
-                    Err(_) => reap(&server),
-                }
+        let deadline = Instant::now() + self.section.stop_timeout;
+        let mut stopping = pin!(self.run("stop", &self.section.stop_command, self.section.stop_timeout));
+        let stopped = loop {
+            match timeout(LOOK_AGAIN, &mut stopping).await {
+                Ok(done) => break done,
+                Err(_) => reap(&server),
             }
+        };
+        match stopped {
+            Ok(()) => self.until_stopped(deadline, "").await,
+            // A command that stops what is stopped already may well fail.
+            Err(_) if self.is_stopped().await => Ok(()),
+            Err(failure) => Err(failure),
         }
-        loop {
-            let Some(sign) = self.sign_of_life().await else { return Ok(()) };
+    }
+
+    async fn stopped_by_hand(&self) -> Result<(), Failure> {
+        const REMEDY: &str = "; stop it, or set `[backup] stop_command` and `start_command`";
+        let Some(sign) = self.sign_of_life().await else { return Ok(()) };
+        let Some(by_hand) = &self.by_hand else {
+            return self.until_stopped(Instant::now() + self.section.stop_timeout, REMEDY).await;
+        };
+        let (user, limit) = (&self.instance.name, humantime::format_duration(BY_HAND));
+        (by_hand.ask)(&format!(
+            "{user}: stop the instance now, there is no `[backup] stop_command`: {sign}; waiting {limit}"
+        ));
+        by_hand.wait(self.until_stopped(Instant::now() + BY_HAND, REMEDY)).await
+    }
+
+    async fn until_stopped(&self, deadline: Instant, remedy: &str) -> Result<(), Failure> {
+        while let Some(sign) = self.sign_of_life().await {
             if Instant::now() >= deadline {
-                let remedy = if self.section.stop_command.is_empty() {
-                    "; stop it, or set `[backup] stop_command` and `start_command`"
-                } else {
-                    ""
-                };
-                return Err(Failure::new(
-                    Reason::Timeout,
-                    format!("the instance has not stopped: {sign}{remedy}"),
-                ));
+                let what = format!("the instance has not stopped: {sign}{remedy}");
+                return Err(Failure::new(Reason::Timeout, what));
             }
             sleep(LOOK_AGAIN).await;
         }
+        Ok(())
     }
 
     /// Starts the instance and waits until it answers.
@@ -88,20 +100,22 @@ impl Service<'_> {
             self.run("start", &self.section.start_command, self.section.start_timeout).await?;
             return answers(self.instance, self.section.start_timeout).await;
         }
-        let Some(ask) = self.by_hand else { return Ok(()) };
+        let Some(by_hand) = &self.by_hand else { return Ok(()) };
         let (user, limit) = (&self.instance.name, humantime::format_duration(BY_HAND));
-        ask(&format!(
+        (by_hand.ask)(&format!(
             "{user}: start the instance now, there is no `[backup] start_command`; waiting {limit} for its answer"
         ));
-        answers(self.instance, BY_HAND).await
+        by_hand.wait(answers(self.instance, BY_HAND)).await
     }
 
     /// The same after something failed and the former state is back: nobody is waited for.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        match self.by_hand {
-            Some(ask) if self.section.start_command.is_empty() => {
+        match &self.by_hand {
+            Some(by_hand) if self.section.start_command.is_empty() => {
                 let user = &self.instance.name;
-                ask(&format!("{user}: start the instance again, there is no `[backup] start_command`"));
+                (by_hand.ask)(&format!(
+                    "{user}: start the instance again, there is no `[backup] start_command`"
+                ));
                 Ok(())
             }
             _ => self.start().await,
@@ -113,7 +127,7 @@ impl Service<'_> {
         tokio::net::TcpStream::connect(("127.0.0.1", self.instance.port)).await.is_ok()
     }
 
-    pub async fn is_stopped(&self) -> bool {
+    async fn is_stopped(&self) -> bool {
         self.sign_of_life().await.is_none()
     }
 
@@ -153,6 +167,20 @@ impl Service<'_> {
             }
             Err(_) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
         }
+    }
+}
+
+impl ByHand<'_> {
+    async fn wait(&self, done: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        tokio::select! {
+            done = done => done,
+            () = self.given_up.cancelled() => Err(Failure::new(Reason::Timeout, "it was given up")),
+        }
+    }
+
+    /// Once more, for what has to be done now that it was given up.
+    pub fn anew(&self) -> Self {
+        Self { ask: self.ask, given_up: CancellationToken::new() }
     }
 }
 

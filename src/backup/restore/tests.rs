@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_rusqlite::rusqlite::Connection;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::backup::tests::{ourselves, taken};
@@ -93,7 +94,7 @@ impl World {
         Restore { section, instance, snapshot, version: Some(VERSION), now: self.now, by_hand: None }
     }
 
-    /// A restore that fails and leaves everything as it was.
+    /// A restore that fails and leaves everything as it was, with the copy aside where it may have been in use.
     async fn fails_at(&mut self, step: RestoreStep) -> NotRestored {
         let before = self.content();
         let failed = self
@@ -101,6 +102,14 @@ impl World {
             .await
             .expect_err("a failure");
         assert_eq!(failed.step, step, "{failed}");
+        if let Former::Back { since: Some(since) } | Former::BackButDown { since: Some(since), .. } =
+            &failed.former
+        {
+            assert!(step >= RestoreStep::Start, "{failed}");
+            let used = fs::read(since.join("state.sqlite")).expect("the copy");
+            assert!(used == fs::read(&self.snapshot.file).expect("the snapshot"), "{failed}");
+            fs::remove_dir_all(since).expect("removed");
+        }
         assert!(self.content() == before, "something changed: {failed}");
         failed
     }
@@ -132,22 +141,32 @@ async fn a_restore_puts_the_snapshot_in_place_and_the_former_state_aside_as_a_wh
 #[tokio::test]
 async fn a_restore_that_fails_at_any_step_leaves_the_former_state_in_its_place() {
     let Some(mut world) = World::new() else { return };
-    assert!(matches!(world.fails_at(RestoreStep::Prove).await.former, Former::Back));
+    assert!(matches!(world.fails_at(RestoreStep::Prove).await.former, Former::Back { since: Some(_) }));
 
     world.section.start_command = vec!["false".to_owned()];
-    assert!(matches!(world.fails_at(RestoreStep::Start).await.former, Former::BackButDown(_)));
+    assert!(matches!(world.fails_at(RestoreStep::Start).await.former, Former::BackButDown { .. }));
     world.section.start_command.clear();
 
     let userdata = world.userdata();
     let Names { copy, aside } = world.names();
     world.stop_runs(&format!("rm {}", userdata.join(copy).display()));
-    assert!(matches!(world.fails_at(RestoreStep::Place).await.former, Former::Back));
+    assert!(matches!(world.fails_at(RestoreStep::Place).await.former, Former::Back { since: None }));
 
     world.stop_runs(&format!("rmdir {}", userdata.join(&aside).display()));
-    assert!(matches!(world.fails_at(RestoreStep::PutAside).await.former, Former::Back));
+    assert!(matches!(world.fails_at(RestoreStep::PutAside).await.former, Former::Back { since: None }));
+
+    let elsewhere = world.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory");
+    let swapped = userdata.join(&aside);
+    world.stop_runs(&format!("rmdir {0}; ln -s {1} {0}", swapped.display(), elsewhere.display()));
+    assert!(matches!(world.restore(Ok(())).await.expect_err("a link").former, Former::Back { since: None }));
+    assert_eq!(fs::read_dir(&elsewhere).expect("it").count(), 0, "what is put aside follows no link");
+    fs::remove_file(swapped).expect("the link");
 
     world.section.stop_command = vec!["false".to_owned()];
+    let listener = std::net::TcpListener::bind(("127.0.0.1", world.instance.port)).expect("the port");
     world.fails_at(RestoreStep::Stop).await;
+    drop(listener);
 
     fs::write(userdata.join(&aside), "in the way").expect("a file");
     assert!(matches!(world.fails_at(RestoreStep::Copy).await.former, Former::Untouched));
@@ -164,6 +183,33 @@ async fn a_restore_that_fails_at_any_step_leaves_the_former_state_in_its_place()
     assert!(matches!(world.fails_at(RestoreStep::Verify).await.former, Former::Untouched));
 }
 
+#[tokio::test]
+async fn a_command_that_cannot_stop_what_is_stopped_already_is_no_obstacle() {
+    let Some(mut world) = World::new() else { return };
+    world.section.stop_command = vec!["false".to_owned()];
+    let failed = world.fails_at(RestoreStep::Prove).await;
+    assert!(matches!(failed.former, Former::Back { .. }), "{failed}");
+    world.now += Duration::from_secs(1);
+    world.restore(Ok(())).await.expect("restored");
+}
+
+#[tokio::test]
+async fn a_former_state_that_somebody_else_has_put_back_is_not_taken_for_the_copy() {
+    let Some(world) = World::new() else { return };
+    let (before, names) = (world.content(), world.names());
+    let login = async |instance: &Instance| {
+        let place = Place::open(instance)?;
+        place.clear().and_then(|()| place.bring_back(&names.aside, "since")).expect("brought back");
+        Err(Failure::new(Reason::AuthStore, "nobody can log in"))
+    };
+    let failed = world.wanted().run(&ourselves(), login).await.expect_err("nobody can log in");
+    assert!(matches!(failed.former, Former::Lost { .. }), "{failed}");
+    assert!(failed.to_string().contains("no former state lies in "), "{failed}");
+    let mut after = world.content();
+    after.retain(|path, _| before.contains_key(path));
+    assert!(after == before, "it is all there is");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_nobody_starts_by_hand_gets_its_former_state_back() {
     let Some(mut world) = World::new() else { return };
@@ -171,12 +217,15 @@ async fn an_instance_that_nobody_starts_by_hand_gets_its_former_state_back() {
     let asked = std::sync::Mutex::new(Vec::new());
     let ask = |what: &str| asked.lock().expect("whole").push(what.to_owned());
     world.section.stop_command.clear();
-    let restore = Restore { by_hand: Some(&ask), ..world.wanted() };
+    let restore =
+        Restore { by_hand: Some(ByHand { ask: &ask, given_up: CancellationToken::new() }), ..world.wanted() };
     let failed = restore.run(&ourselves(), async |_| unreachable!("it does not run")).await;
     let failed = failed.expect_err("nobody starts it");
     assert_eq!(failed.step, RestoreStep::Start, "{failed}");
     assert!(failed.failure.detail.contains("does not answer within 10m"), "{failed}");
-    assert!(matches!(failed.former, Former::Back) && world.content() == before, "{failed}");
+    let Former::Back { since: Some(since) } = &failed.former else { panic!("{failed}") };
+    fs::remove_dir_all(since).expect("the copy");
+    assert!(world.content() == before, "{failed}");
     let asked = asked.into_inner().expect("whole");
     assert!(
         asked.len() == 2
@@ -208,7 +257,7 @@ async fn what_a_killed_restore_left_half_done_is_undone_wherever_it_was_cut_off(
     ];
     for (step, moves) in cases {
         let mut journal =
-            Journal::begin(&tree, world.snapshot.name(), names.clone(), world.now).expect("a journal");
+            Journal::begin(&tree, world.snapshot.name(), names.clone(), true, world.now).expect("a journal");
         place.bring(&world.snapshot.file, &names.copy).expect("a copy");
         place.make_aside(&names.aside).expect("a directory");
         journal.reach(step).expect("written");

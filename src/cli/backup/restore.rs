@@ -1,16 +1,19 @@
 //! `backup restore`: the full restore, and `--auth-only`, the repair that loses nothing.
 
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::super::exit;
 use super::{Whom, duty, hands, tell_serve};
 use crate::backup::repair;
-use crate::backup::restore::{Ask, Journal, NotRestored, Plan, Present, Restore};
+use crate::backup::restore::{ByHand, Journal, NotRestored, Plan, Present, Restore};
 use crate::backup::{Hands, Snapshot, Tree, running_version};
 use crate::config::Config;
+use crate::enforce::lock::{self, Lock};
 use crate::outcome::{
     BackupAct, BackupFailure, BackupRun, Ended, Failure, Outcome, Reason, RestoreStep, Run, Trigger,
 };
@@ -56,7 +59,15 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     if args.auth_only {
         repair(&args, config, &instance, version).await
     } else {
-        full(&args, config, &instance, version).await
+        let by_hand = ByHand { ask: &ask, given_up: CancellationToken::new() };
+        let given_up = by_hand.given_up.clone();
+        tokio::select! {
+            done = full(&args, config, &instance, version, by_hand) => done,
+            insisted = insisted(&given_up) => {
+                insisted?;
+                anyhow::bail!("ended where it was; `t3-prober backup restore {} --yes` undoes it", args.user)
+            }
+        }
     }
 }
 
@@ -81,6 +92,7 @@ async fn repair(
     if !args.yes {
         return Ok(dry());
     }
+    let _alone = alone(config, true)?;
     let clock = Instant::now();
     let mut kept = None;
     for done in duty(config, instance, &hands).take().await {
@@ -139,17 +151,30 @@ async fn full(
     config: &Config,
     instance: &Instance,
     version: Option<Version>,
+    by_hand: ByHand<'_>,
 ) -> anyhow::Result<ExitCode> {
+    // Before anything else: what another restore has half done is not cut off, it is under way.
+    let _alone = alone(config, args.yes)?;
     let tree = Tree::new(&config.backup, &instance.name);
     if let Some(cut_off) = Journal::read(&tree)? {
         let (name, step, of) = (&instance.name, cut_off.step, cut_off.snapshot.clone());
-        println!("{name}: an earlier restore, from {of}, was cut off at {step}; it is undone first");
+        let ago = SystemTime::now().duration_since(cut_off.began).unwrap_or_default();
+        let ago = humantime::format_duration(Duration::from_secs(ago.as_secs()));
+        println!(
+            "{name}: an earlier restore, from {of}, was cut off at {step} {ago} ago; it is undone first,"
+        );
+        println!("{name}: and what has been written to its copy since is put aside");
         if !args.yes {
             return Ok(dry());
         }
-        let undone = cut_off.undo(&config.backup, instance, SystemTime::now(), Some(&ask)).await;
-        undone.context("the restore that was cut off is not undone")?;
-        println!("{name}: the former state is back in its place");
+        let undone = cut_off.undo(&config.backup, instance, SystemTime::now(), Some(by_hand.clone())).await;
+        match undone.context("the restore that was cut off is not undone")? {
+            None => println!("{name}: the former state is back in its place"),
+            Some(since) => println!(
+                "{name}: the former state is back in its place; what ran meanwhile lies in {}",
+                since.display()
+            ),
+        }
     }
     let snapshot = match &args.from {
         Some(name) => {
@@ -164,9 +189,7 @@ async fn full(
         return Ok(dry());
     }
     let clock = Instant::now();
-    let alone = crate::enforce::lock::claim(&config.state_dir).context("cannot take the lock of upgrades")?;
-    let _alone = alone.context("an upgrade or another restore is at work; try again when it has ended")?;
-    let (section, by_hand): (_, Option<Ask>) = (&config.backup, Some(&ask));
+    let (section, by_hand) = (&config.backup, Some(by_hand));
     let restore = Restore { section, instance, snapshot: &snapshot, version, now, by_hand };
     let mut how = String::new();
     let restored = restore
@@ -209,9 +232,40 @@ fn newest(tree: &Tree, version: Option<&Version>) -> anyhow::Result<Snapshot> {
     }
 }
 
+/// The lock of whatever stops and starts instances. Whoever only looks is told of it, and need not be able to take it.
+fn alone(config: &Config, to_act: bool) -> anyhow::Result<Option<Lock>> {
+    match lock::claim(&config.state_dir) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => {
+            anyhow::bail!("an upgrade or another restore is at work; try again when it has ended")
+        }
+        Err(_) if !to_act => Ok(None),
+        Err(error) => Err(error).context("cannot take the lock of upgrades"),
+    }
+}
+
 /// Whoever gave the command is there to be asked.
 fn ask(what: &str) {
     println!("{what}");
+}
+
+/// Ctrl-C and its like end the waiting, and what was done is undone. Answers when somebody insists.
+async fn insisted(given_up: &CancellationToken) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        if !given_up.is_cancelled() {
+            given_up.cancel();
+            eprintln!("told to stop: nothing is left half-way; once more ends it where it is");
+        }
+    }
+    Ok(())
 }
 
 fn dry() -> ExitCode {

@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Stdio};
 
-use super::{add_project, events, ok};
+use nix::unistd::Pid;
+
+use super::{add_project, events, ok, run};
 use crate::support::held::Held;
 use crate::support::world::World;
 
@@ -42,6 +44,10 @@ impl Restore {
         }
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.0.id() as i32)
+    }
+
     fn end(mut self) -> Option<i32> {
         self.child.0.wait().expect("its end").code()
     }
@@ -77,10 +83,30 @@ fn where_nobody_can_log_in_the_operator_is_asked_to_stop_it_again_and_has_the_fo
     world.kill("ann");
     restore.until("ann: start the instance again");
     restore.until("not restored: prove: ");
-    assert!(restore.said.ends_with("the former state is back in its place\n"), "{}", restore.said);
+    assert!(restore.said.contains("the former state is back in its place; what ran meanwhile lies in "));
     assert_eq!(restore.end(), Some(1));
     assert_eq!(events(&world, "ann"), now);
     world.mend("ann", "session-false");
     world.start("ann", "0.0.24");
     assert_eq!(world.probe("ann").exit, 0);
+}
+
+#[test]
+fn a_second_restore_waits_for_its_turn_and_an_operator_who_gives_up_has_the_former_state() {
+    let mut world = world();
+    let now = events(&world, "ann");
+    let mut restore = Restore::begin(&world);
+    restore.until("ann: stop the instance now");
+    world.kill("ann");
+    restore.until("ann: start the instance now");
+    for further in [&["--yes"][..], &[]] {
+        let said = run(&world, &[&["backup", "restore", "ann"], further].concat());
+        assert!(said.exit == 1 && said.text.contains("another restore is at work"), "{}", said.text);
+    }
+    assert!(events(&world, "ann") < now, "the snapshot is in its place still");
+    nix::sys::signal::kill(restore.pid(), nix::sys::signal::Signal::SIGINT).expect("told to stop");
+    restore.until("ann: start the instance again");
+    restore.until("not restored: start: it was given up; the former state is back in its place");
+    assert_eq!(restore.end(), Some(1));
+    assert_eq!(events(&world, "ann"), now);
 }
