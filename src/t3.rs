@@ -22,6 +22,7 @@ pub mod owner;
 pub mod pairing;
 pub mod schema;
 pub mod session;
+mod small_file;
 pub mod socket;
 pub mod sockets;
 pub mod state;

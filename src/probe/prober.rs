@@ -380,6 +380,7 @@ async fn survive(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::t3::access::Way;
 
     #[tokio::test]
     async fn pulses_go_on_while_a_login_waits_for_its_turn() {
@@ -411,6 +412,50 @@ mod tests {
         drop(turn);
         while recorded.recv().await.expect("a run").kind != Kind::Handshake {}
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn pulses_go_on_while_a_helper_does_not_answer_about_a_database() {
+        let section = Section {
+            pulse_interval: Duration::from_millis(20),
+            pulse_timeout: Duration::from_millis(5),
+            state_interval: Duration::from_millis(20),
+            ..Section::default()
+        };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let socket = dir.path().join("sock");
+        let helper = tokio::net::UnixListener::bind(&socket).expect("bind");
+        let access = Access::helper(Way::Socket(socket));
+        let shared = Arc::new(Shared::new(section, t3::Section::default(), access));
+        let (runs, mut recorded) = mpsc::channel(1);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut prober = Prober::new(shared, runs, tasks.clone(), stop.clone());
+        prober.serve(&[Target {
+            user: "ann".parse().expect("a user name"),
+            identity: "ann".to_owned(),
+            port: crate::inventory::Port::new(1).expect("a port"),
+            base_dir: dir.path().to_owned(),
+            uid: None,
+            withheld: None,
+        }]);
+        let recording = async {
+            let mut pulses = 0;
+            while let Some(run) = recorded.recv().await {
+                pulses += u32::from(run.kind == Kind::Pulse);
+                if pulses == 20 {
+                    stop.cancel();
+                }
+            }
+        };
+        // Held open and never answered.
+        let (connection, ()) = tokio::join!(helper.accept(), async {
+            tasks.close();
+            tokio::join!(recording, async {
+                tasks.wait().await;
+                drop(prober);
+            });
+        });
+        assert!(connection.is_ok(), "it was asked");
     }
 
     #[tokio::test]

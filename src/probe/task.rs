@@ -1,5 +1,6 @@
 //! One user's probes. Pulses go on while a handshake or a visit is under way, which may wait for its turn or for somebody
-//! who does not answer; of those two there is one at a time.
+//! who does not answer; of those two there is one at a time. So they do during a look at the database, which may wait for
+//! a disk, and behind a helper for everybody's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,10 @@ pub struct Task {
     instance: Instance,
     runs: mpsc::Sender<Run>,
     memory: Memory,
+    /// Away during a look.
     state: state::Memory,
+    /// Whether a snapshot was put back during the look under way.
+    restored: bool,
     /// Away while work is under way.
     lent: Lent,
     /// Whether the next handshake is a first visit at the dispatch.
@@ -51,6 +55,12 @@ struct Lent {
 /// A handshake or a visit under way.
 type UnderWay = JoinHandle<(Run, Lent)>;
 
+/// A look at the database under way; a second one where the first found a schema that does not fit.
+struct Looking {
+    work: JoinHandle<(Run, state::Memory)>,
+    again: bool,
+}
+
 impl Task {
     pub fn new(target: &Target, shared: Arc<Shared>, runs: mpsc::Sender<Run>, tasks: TaskTracker) -> Self {
         Self {
@@ -60,6 +70,7 @@ impl Task {
             runs,
             memory: Memory::default(),
             state: state::Memory::default(),
+            restored: false,
             lent: Lent::default(),
             cold: false,
             may_be_put_off: false,
@@ -79,6 +90,7 @@ impl Task {
         let mut visit_due = due(front_interval);
         let mut wanted = Some(Trigger::Start);
         let mut under_way: Option<UnderWay> = None;
+        let mut looking: Option<Looking> = None;
         let mut asked: Vec<Asked> = Vec::new();
         loop {
             // The first handshake follows the first pulse.
@@ -110,6 +122,7 @@ impl Task {
                         wanted = Some(Trigger::Demand);
                     }
                     Some(Order::Restored) => {
+                        self.restored = looking.is_some();
                         self.state.restored();
                         state_due = Instant::now();
                     }
@@ -126,10 +139,18 @@ impl Task {
                     wanted = wanted.or(changed);
                     pulse_due = schedule::next(pulse_due, pulse_interval, Instant::now());
                 }
-                () = sleep_until(state_due) => {
-                    let changed = Box::pin(self.look()).await;
-                    wanted = wanted.or(changed);
+                () = sleep_until(state_due), if looking.is_none() => {
+                    looking = Some(self.look(self.memory.version.clone(), false));
                     state_due = schedule::next(state_due, state_interval, Instant::now());
+                }
+                (run, again) = self.looked(&mut looking) => {
+                    if again {
+                        let (changed, version) = Box::pin(self.asked_anew()).await;
+                        wanted = wanted.or(changed);
+                        looking = Some(self.look(version, true));
+                    } else {
+                        self.send(&run).await;
+                    }
                 }
                 () = sleep_until(handshake_due), if wanted.is_none() && under_way.is_none() => {
                     wanted = Some(Trigger::Schedule);
@@ -141,6 +162,9 @@ impl Task {
                     visit_due = schedule::next(visit_due, front_interval, Instant::now());
                 }
             }
+        }
+        if let Some(look) = looking {
+            look.work.abort();
         }
         // A handshake that is cut short leaves its session behind.
         if under_way.is_some() {
@@ -168,24 +192,39 @@ impl Task {
         (run, calls)
     }
 
-    /// Looks at the database; answers what calls for a handshake at once. A schema that does not fit what ran at the last
-    /// pulse is judged by what runs now, and by nothing while that cannot be told: an upgrade is no outage.
-    async fn look(&mut self) -> Option<Trigger> {
-        let mut calls = None;
-        let mut run = self.looked(self.memory.version.clone()).await;
-        if is_about_the_version(&run) {
-            let pulse;
-            (pulse, calls) = self.pulse(Trigger::Schedule).await;
-            let is_known = tells_the_version(&pulse) || self.memory.is_of_who_listens();
-            let version = self.memory.version.clone().filter(|_| is_known);
-            run = self.looked(version).await;
-        }
-        self.send(&run).await;
-        calls
+    /// Begins a look at the database, which is judged by this version.
+    fn look(&mut self, version: Option<Version>, again: bool) -> Looking {
+        let (shared, instance) = (self.shared.clone(), self.instance.clone());
+        let mut memory = std::mem::take(&mut self.state);
+        let work = self.tasks.spawn(async move {
+            let run = shared.state(&instance, &mut memory, version.as_ref(), Trigger::Schedule).await;
+            (run, memory)
+        });
+        Looking { work, again }
     }
 
-    async fn looked(&mut self, version: Option<Version>) -> Run {
-        self.shared.state(&self.instance, &mut self.state, version.as_ref(), Trigger::Schedule).await
+    /// What a look found, and whether there has to be another one. A schema that does not fit what ran at the last pulse
+    /// is judged by what runs now, and by nothing while that cannot be told: an upgrade is no outage.
+    async fn looked(&mut self, looking: &mut Option<Looking>) -> (Run, bool) {
+        let Some(look) = looking else { return std::future::pending().await };
+        let (ended, again) = ((&mut look.work).await, look.again);
+        *looking = None;
+        let Ok((run, memory)) = ended else { return std::future::pending().await };
+        self.state = memory;
+        if std::mem::take(&mut self.restored) {
+            // What it saw may have been lost on purpose.
+            self.state.restored();
+            return (run, true);
+        }
+        let again = !again && is_about_the_version(&run);
+        (run, again)
+    }
+
+    /// Pulses; answers what in it calls for a handshake, and the version that runs now where it can be told.
+    async fn asked_anew(&mut self) -> (Option<Trigger>, Option<Version>) {
+        let (pulse, calls) = self.pulse(Trigger::Schedule).await;
+        let is_known = tells_the_version(&pulse) || self.memory.is_of_who_listens();
+        (calls, self.memory.version.clone().filter(|_| is_known))
     }
 
     fn known(&self) -> Known {

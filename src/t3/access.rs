@@ -33,7 +33,7 @@ pub enum Access {
 
 /// The helper's last look at everybody: one request a round serves all users whose look is due in it.
 #[derive(Default)]
-pub struct Round(Mutex<Option<(Instant, Inspections)>>);
+pub struct Round(Mutex<Option<(Instant, Result<Inspections, NotDone>)>>);
 
 impl Access {
     /// Our own hands; `keepers` is the directory of the administrative sessions.
@@ -130,13 +130,20 @@ impl Access {
         // Whoever comes between two rounds, being new, is shown what is not older than half of one.
         if round.as_ref().is_none_or(|(at, _)| at.elapsed() >= interval / 2) {
             let request = Request::Inspect { user: None, limit: EVERYBODY };
-            *round = helper.ask(&request).await.ok().map(|found| (Instant::now(), found));
+            let found = helper.ask(&request).await;
+            *round = Some((Instant::now(), found));
         }
-        let found = round.as_ref().and_then(|(_, found)| found.get(&instance.name).cloned());
+        // What keeps the helper from answering is everybody's answer: asked for each alone it would last for as many times
+        // as there are users.
+        let found = match round.as_ref() {
+            Some((_, Err(why))) => return Err(why.clone()),
+            Some((_, Ok(found))) => found.get(&instance.name).cloned(),
+            None => None,
+        };
         drop(round);
         match found {
             Some(found) => found,
-            // Who is not in it, or where there is none, learns the reason for themselves.
+            // Who is not in it learns the reason for themselves.
             None => self.inspect(instance, limit).await,
         }
     }
@@ -172,6 +179,27 @@ mod tests {
     fn found() -> Inspection {
         let gone = || Failure::new(Reason::Unreadable, "gone");
         Inspection { level: Err(gone()), state: Err(gone()), locked_by: None }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_does_not_look_is_asked_once_a_round_and_not_for_each() {
+        const ROUND: Duration = Duration::from_secs(60);
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("bind");
+        let access = Access::helper(Way::Socket(path));
+        let refuse = async { drop(listener.accept().await.expect("a connection")) };
+        let ask = async {
+            let mut why = Vec::new();
+            for name in ["ann", "bob"] {
+                why.push(
+                    access.inspect_in_round(&instance(name), ROUND, ROUND).await.expect_err("no answer"),
+                );
+            }
+            why
+        };
+        let ((), why) = tokio::join!(refuse, ask);
+        assert!(why[0] == why[1] && why[0].detail().contains("the helper's socket"), "{why:?}");
     }
 
     #[tokio::test]

@@ -1,16 +1,13 @@
 //! The descriptor: which version runs, and which base directory it serves (CONTRACT §5).
 //! From 0.0.28 each call makes t3 send a trace to its vendor, so it is asked seldom.
 
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::libc;
 use serde::Deserialize;
 
 use super::http::Client;
+use super::small_file;
 use super::version::Version;
 use crate::outcome::{Failure, Reason};
 
@@ -61,22 +58,11 @@ pub async fn read(client: &mut Client<'_>, limit: Duration) -> Result<Descriptor
     }
 }
 
-/// The id t3 wrote into its base directory; `None` where there is none or it may not be read (CONTRACT §8).
-///
-/// The directory belongs to the user, who may have put a link, a pipe or anything else there: only an ordinary file
-/// with something like a UUID in it counts, so that no other file's content can end up in a message.
+/// The id t3 wrote into its base directory; `None` where there is none or it may not be read (CONTRACT §8). Only
+/// something like a UUID counts, so that no other file's content can end up in a message.
 fn environment_id(base_dir: &Path) -> Option<String> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(base_dir.join("userdata/environment-id"))
-        .ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = String::new();
-    file.take(LONGEST_ID).read_to_string(&mut text).ok()?;
-    let id = text.trim();
+    let file = small_file::read(&base_dir.join("userdata/environment-id"), LONGEST_ID)?;
+    let id = file.text.trim();
     let plausible = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     plausible.then(|| id.to_owned())
 }

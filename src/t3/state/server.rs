@@ -8,7 +8,11 @@ use std::time::{Duration, SystemTime};
 use procfs::process::Process;
 use serde::Deserialize;
 
+use super::super::small_file;
 use crate::outcome::utc;
+
+/// t3 writes about a hundred bytes.
+const LONGEST: u64 = 16 * 1024;
 
 /// A server writes the file about a second after its process began; one that began later has only inherited the pid.
 const SLACK: Duration = Duration::from_secs(5);
@@ -36,13 +40,12 @@ struct Runtime {
 impl Server {
     /// The server of the base directory that this database lies in.
     pub fn of(database: &Path) -> Self {
-        let path = database.with_file_name("server-runtime.json");
         let read = || {
-            let runtime: Runtime = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
-            Some((runtime, std::fs::metadata(&path).ok()?.uid()))
+            let file = small_file::read(&database.with_file_name("server-runtime.json"), LONGEST)?;
+            Some((serde_json::from_str::<Runtime>(&file.text).ok()?, file.uid))
         };
         let Some((runtime, owner)) = read() else { return Self::Unknown };
-        if is_that_server(runtime.pid, owner, runtime.started_at) {
+        if is_that_server(&runtime, owner, database) {
             Self::Running { pid: runtime.pid, since: runtime.started_at }
         } else {
             Self::Killed
@@ -50,13 +53,44 @@ impl Server {
     }
 }
 
-fn is_that_server(pid: i32, owner: u32, since: SystemTime) -> bool {
+fn is_that_server(runtime: &Runtime, owner: u32, database: &Path) -> bool {
     let look = || {
-        let process = Process::new(pid).ok()?;
+        let process = Process::new(runtime.pid).ok()?;
         let stat = process.stat().ok()?;
+        if stat.state == 'Z' || process.uid().ok()? != owner {
+            return Some(false);
+        }
         let began = procfs::boot_time_secs().ok()? + stat.starttime / procfs::ticks_per_second();
         let began = SystemTime::UNIX_EPOCH + Duration::from_secs(began);
-        Some(stat.state != 'Z' && process.uid().ok()? == owner && began <= since + SLACK)
+        // A clock that was set forward since moves the begin of every process behind what was written then; what has the
+        // database open is its server whatever the clock says.
+        Some(began <= runtime.started_at + SLACK || has_open(&process, database))
     };
     look().unwrap_or(false)
+}
+
+fn has_open(process: &Process, database: &Path) -> bool {
+    let identity = |file: std::fs::Metadata| (file.dev(), file.ino());
+    let Ok(database) = std::fs::metadata(database).map(identity) else { return false };
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten();
+    open.filter_map(|file| std::fs::metadata(file.path()).ok()).any(|file| identity(file) == database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_forward_makes_no_running_server_a_killed_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("state.sqlite");
+        std::fs::write(&database, "").expect("a file");
+        // Long before our own process began, as it looks after the clock was set.
+        let runtime = format!(r#"{{"pid":{},"startedAt":"2020-01-01T00:00:00.000Z"}}"#, std::process::id());
+        std::fs::write(dir.path().join("server-runtime.json"), runtime).expect("server-runtime.json");
+        assert_eq!(Server::of(&database), Server::Killed, "another process has got its number");
+        let open = std::fs::File::open(&database).expect("the database");
+        assert!(matches!(Server::of(&database), Server::Running { .. }));
+        drop(open);
+    }
 }
