@@ -118,10 +118,15 @@ impl Section {
 /// What did not succeed is done again this soon, whatever its interval.
 const AGAIN: Duration = Duration::from_secs(3600);
 
+/// A clock that is put right moves by less; what was done further in the future was done by one that was wrong.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
+
 /// What is due at `now` for the user of these snapshots, oldest first; one of `Take`, `Verify` and `Drill`.
 pub fn due(section: &Section, snapshots: &[Snapshot], now: SystemTime) -> Option<BackupAct> {
-    let passed =
-        |since: SystemTime, interval: Duration| now.duration_since(since).is_ok_and(|age| age >= interval);
+    let passed = |since: SystemTime, interval: Duration| match now.duration_since(since) {
+        Ok(age) => age >= interval,
+        Err(early) => early.duration() > CLOCKS_DIFFER,
+    };
     let newest = snapshots.iter().rev().find(|snapshot| snapshot.manifest.is_some());
     let taken = newest.and_then(Snapshot::taken_at);
     let does_not_restore =

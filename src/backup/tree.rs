@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
+use super::CLOCKS_DIFFER;
 use super::Section;
 use super::disk;
 use super::manifest::{Manifest, Proof};
@@ -63,6 +64,11 @@ impl Snapshot {
         self.manifest
             .as_ref()
             .is_some_and(|manifest| manifest.version.is_none() || manifest.usable_by().is_some())
+    }
+
+    /// Whether somebody logged in to it in the last drill of it.
+    pub fn is_drilled(&self) -> bool {
+        self.proof.drilled.as_ref().is_some_and(|drill| drill.failure.is_none())
     }
 
     /// Whether a user can be brought back to it, as far as that shows without a drill: a copy of an outage is nothing to
@@ -162,7 +168,8 @@ impl Tree {
         self.dir.join(name)
     }
 
-    /// Every snapshot that counts, oldest first; none where there is no directory yet.
+    /// Every snapshot that counts, oldest first; none where there is no directory yet. One that was taken in the future,
+    /// by a clock that was wrong, is newer than none: nobody is to take it for the newest until then.
     pub fn list(&self) -> Result<Vec<Snapshot>, Failure> {
         let mut files: Vec<_> = self
             .files()?
@@ -171,6 +178,9 @@ impl Tree {
             .collect();
         // The names begin with the time.
         files.sort();
+        let future = self.dir.join(compact(SystemTime::now() + CLOCKS_DIFFER));
+        let from_the_past = files.partition_point(|file| *file <= future);
+        files.rotate_left(from_the_past);
         Ok(files.into_iter().map(Snapshot::read).collect())
     }
 
@@ -351,10 +361,11 @@ impl Tree {
     }
 }
 
-/// Which of these (oldest first) go: never the newest, the newest that is verified, and the newest that a user can be
-/// brought back to.
+/// Which of these (oldest first) go: never the newest, the newest that is verified, the newest that a user can be brought
+/// back to, and the newest that somebody was brought back to in a drill.
 fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemTime) -> Vec<&Snapshot> {
-    let stays = [Snapshot::is_verified, Snapshot::is_proven].map(|is| snapshots.iter().rposition(is));
+    let kinds = [Snapshot::is_verified, Snapshot::is_proven, Snapshot::is_drilled];
+    let stays = kinds.map(|is| snapshots.iter().rposition(is));
     let is_expired = |(index, snapshot): &(usize, &Snapshot)| {
         let newer = snapshots.len() - 1 - index;
         let too_old = snapshot

@@ -56,11 +56,11 @@ pub struct Whom {
 
 pub async fn run(command: Command, config: &Config) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Take(whom) => take(&whom, config).await,
+        Command::Take(whom) => each(&whom, config, Act::Take).await,
         Command::List { whom, json } => list(&whom, config, json),
-        Command::Verify { whom, all } => verify(&whom, config, all).await,
-        Command::Drill(whom) => drill(&whom, config).await,
-        Command::Due(whom) => due(&whom, config).await,
+        Command::Verify { whom, all } => each(&whom, config, Act::Verify { all }).await,
+        Command::Drill(whom) => each(&whom, config, Act::Drill).await,
+        Command::Due(whom) => each(&whom, config, Act::Due).await,
         Command::Restore(args) => Box::pin(restore::run(args, config)).await,
     }
 }
@@ -91,31 +91,79 @@ fn nothing_is_under_way(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn take(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
-    nothing_is_under_way(config)?;
+/// What is done for each user.
+#[derive(Clone, Copy)]
+enum Act {
+    Take,
+    /// Whatever is due.
+    Due,
+    Verify {
+        all: bool,
+    },
+    Drill,
+}
+
+/// For one after the other: whatever is wrong with one of them, the next one's turn comes.
+async fn each(whom: &Whom, config: &Config, act: Act) -> anyhow::Result<ExitCode> {
+    if matches!(act, Act::Take | Act::Due) {
+        nothing_is_under_way(config)?;
+    }
     let mut answers = Answers::default();
     for target in whom.targets(config)? {
+        let user = target.user.as_str();
+        if let Some(finding) = target.withheld {
+            let what = format!("the inventory contradicts itself ({finding}); see `t3-prober check`");
+            answers.bad(user, &what);
+            continue;
+        }
         let instance = instance_of(&target);
-        let hands = hands(config, &instance)?;
-        for done in duty(config, &instance, &hands).take().await {
-            answers.told(config, &done);
+        let done = match hands(config, &instance) {
+            Ok(hands) => one(&duty(config, &instance, &hands), config, act, &mut answers).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            answers.bad(user, &format!("{error:#}"));
         }
     }
     Ok(answers.exit())
 }
 
-/// Whatever is due for each user.
-async fn due(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
-    nothing_is_under_way(config)?;
-    let mut answers = Answers::default();
-    for target in whom.targets(config)? {
-        let instance = instance_of(&target);
-        let hands = hands(config, &instance)?;
-        for done in duty(config, &instance, &hands).due(SystemTime::now()).await? {
-            answers.told(config, &done);
+async fn one(
+    duty: &Duty<'_, Rightful<'_>>,
+    config: &Config,
+    act: Act,
+    answers: &mut Answers,
+) -> anyhow::Result<()> {
+    let user = duty.instance.name.as_str();
+    let done = match act {
+        Act::Take => duty.take().await,
+        Act::Due => duty.due(SystemTime::now()).await?,
+        Act::Verify { all } => {
+            for path in duty.tree().half_written()? {
+                let what = format!("{} is left of a take that was killed", path.display());
+                answers.bad(user, &format!("{what} [{}]", Flaw::HalfWritten));
+            }
+            let snapshots = duty.tree().list()?;
+            let first = if all { 0 } else { snapshots.len().saturating_sub(1) };
+            if snapshots.is_empty() {
+                answers.nothing(user, "there is no snapshot");
+            }
+            let mut done = Vec::new();
+            for snapshot in snapshots.into_iter().skip(first) {
+                done.push(duty.verify(snapshot).await);
+            }
+            done
         }
-    }
-    Ok(answers.exit())
+        Act::Drill => match duty.tree().list()?.pop() {
+            Some(snapshot) => vec![duty.drill(snapshot).await],
+            None => {
+                answers.nothing(user, "there is no snapshot");
+                Vec::new()
+            }
+        },
+    };
+    done.iter().for_each(|done| answers.told(config, done));
+    Ok(())
 }
 
 fn duty<'a>(config: &'a Config, instance: &'a Instance, hands: &'a Rightful<'a>) -> Duty<'a, Rightful<'a>> {
@@ -138,26 +186,20 @@ fn tell_serve(config: &Config, run: &BackupRun) {
 }
 
 fn list(whom: &Whom, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let mut all = Vec::new();
-    let mut text = String::new();
+    let (mut all, mut text) = (Vec::new(), String::new());
+    let mut failed = false;
     for target in whom.targets(config)? {
-        let tree = Tree::new(&config.backup, target.user.as_str());
-        for path in tree.half_written().context("cannot list snapshots")? {
-            let _ = writeln!(text, "{}: {} [{}]", target.user, path.display(), Flaw::HalfWritten);
-        }
-        if let Some(cut_off) = Journal::read(&tree)? {
-            let user = &target.user;
-            let _ = writeln!(
-                text,
-                "{user}: a restore was cut off at {}; `t3-prober backup restore {user} --yes` undoes it first",
-                cut_off.step
-            );
-        }
-        for snapshot in tree.list().context("cannot list snapshots")? {
-            let _ = writeln!(text, "{}: {}", target.user, told(&snapshot));
-            all.push(serde_json::json!({
-                "user": target.user, "name": snapshot.name(), "manifest": snapshot.manifest, "proof": snapshot.proof,
-            }));
+        let user = target.user.as_str();
+        match listed(user, config, &mut text) {
+            Ok(snapshots) => all.extend(snapshots.iter().map(|snapshot| {
+                serde_json::json!({
+                    "user": user, "name": snapshot.name(), "manifest": snapshot.manifest, "proof": snapshot.proof,
+                })
+            })),
+            Err(error) => {
+                failed = true;
+                let _ = writeln!(text, "{user}: {error:#}");
+            }
         }
     }
     if json {
@@ -165,47 +207,31 @@ fn list(whom: &Whom, config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         print!("{text}");
     }
-    Ok(if all.is_empty() { ExitCode::from(exit::UNKNOWN) } else { ExitCode::SUCCESS })
+    Ok(match (failed, all.is_empty()) {
+        (true, _) => ExitCode::from(exit::FAILED),
+        (false, true) => ExitCode::from(exit::UNKNOWN),
+        (false, false) => ExitCode::SUCCESS,
+    })
 }
 
-async fn verify(whom: &Whom, config: &Config, all: bool) -> anyhow::Result<ExitCode> {
-    let mut answers = Answers::default();
-    for target in whom.targets(config)? {
-        let instance = instance_of(&target);
-        let hands = hands(config, &instance)?;
-        let duty = duty(config, &instance, &hands);
-        for path in duty.tree().half_written()? {
-            answers.bad(
-                target.user.as_str(),
-                &format!("{} is left of a take that was killed [{}]", path.display(), Flaw::HalfWritten),
-            );
-        }
-        let mut snapshots = duty.tree().list()?;
-        if !all {
-            snapshots = snapshots.pop().into_iter().collect();
-        }
-        if snapshots.is_empty() {
-            answers.nothing(target.user.as_str(), "there is no snapshot");
-        }
-        for snapshot in snapshots {
-            answers.told(config, &duty.verify(snapshot).await);
-        }
+/// One user's snapshots, each with its line.
+fn listed(user: &str, config: &Config, text: &mut String) -> anyhow::Result<Vec<Snapshot>> {
+    let tree = Tree::new(&config.backup, user);
+    for path in tree.half_written().context("cannot list snapshots")? {
+        let _ = writeln!(text, "{user}: {} [{}]", path.display(), Flaw::HalfWritten);
     }
-    Ok(answers.exit())
-}
-
-async fn drill(whom: &Whom, config: &Config) -> anyhow::Result<ExitCode> {
-    let mut answers = Answers::default();
-    for target in whom.targets(config)? {
-        let instance = instance_of(&target);
-        let hands = hands(config, &instance)?;
-        let duty = duty(config, &instance, &hands);
-        match duty.tree().list()?.pop() {
-            None => answers.nothing(target.user.as_str(), "there is no snapshot"),
-            Some(snapshot) => answers.told(config, &duty.drill(snapshot).await),
-        }
+    if let Some(cut_off) = Journal::read(&tree)? {
+        let step = cut_off.step;
+        let _ = writeln!(
+            text,
+            "{user}: a restore was cut off at {step}; `t3-prober backup restore {user} --yes` undoes it first"
+        );
     }
-    Ok(answers.exit())
+    let snapshots = tree.list().context("cannot list snapshots")?;
+    for snapshot in &snapshots {
+        let _ = writeln!(text, "{user}: {}", told(snapshot));
+    }
+    Ok(snapshots)
 }
 
 /// One line about a snapshot.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_rusqlite::rusqlite::{Connection, OpenFlags};
 
-use super::support::world::{World, wait_for};
+use super::support::world::{World, replace, wait_for};
 use super::support::{fixtures, tools};
 
 /// How the program ended and what it said.
@@ -181,6 +181,9 @@ fn after_the_outage_everybody_is_brought_back_with_every_message() {
         world.foreign_mint(user, "0.0.26");
         assert_eq!(world.probe(user).exit, 1, "nobody can log in");
     }
+    let said = run(&world, &["backup", "restore", "ann"]);
+    let offered = said.text.contains("t3-prober backup restore ann --auth-only --yes repairs the login");
+    assert!(said.exit == 1 && offered, "without any snapshot: {}", said.text);
     for user in USERS {
         let said = ok(&world, &["backup", "restore", user, "--auth-only"]);
         assert!(said.contains("dry run: nothing was done"), "{said}");
@@ -216,6 +219,43 @@ fn a_history_that_a_newer_t3_changed_is_refused_by_the_repair_and_brought_back_b
     ok(&world, &["backup", "restore", "ann", "--yes"]);
     assert_eq!(world.probe("ann").exit, 0);
     assert_eq!((messages(&world, "ann"), events(&world, "ann")), (54, 193));
+}
+
+#[test]
+fn of_an_instance_that_is_down_the_copy_from_before_the_outage_is_restored() {
+    let Some(mut world) = world(&["ann"]) else { return };
+    ok(&world, &["backup", "take", "ann"]);
+    world.foreign_mint("ann", "0.0.26");
+    assert!(ok(&world, &["backup", "take", "ann"]).contains("level32-0.0.24"), "the newest is of the outage");
+    world.kill("ann");
+    let said = ok(&world, &["backup", "restore", "ann"]);
+    assert!(said.lines().any(|line| line.contains("Restore ann from") && line.contains("level30")), "{said}");
+}
+
+#[test]
+fn whatever_is_wrong_with_one_user_the_others_have_their_turn() {
+    let Some(world) = world(&["ann", "bob", "cid"]) else { return };
+    // What should be ann's directory is a file, and bob shares his port with somebody.
+    std::fs::create_dir_all(world.path("backups")).expect("the tree");
+    std::fs::write(world.path("backups/ann"), "").expect("a file");
+    let table = std::fs::read_to_string(world.path("dispatch.json")).expect("the table");
+    let mut table: serde_json::Value = serde_json::from_str(&table).expect("json");
+    let users = table.as_object().expect("users");
+    let bobs = users.values().find(|user| user["os_user"] == "bob").cloned();
+    table["dan@example.com"] = bobs.expect("bob");
+    table["dan@example.com"]["os_user"] = "dan".into();
+    replace(&world.path("dispatch.json"), &table.to_string());
+    for act in ["take", "due", "verify", "drill"] {
+        let said = run(&world, &["backup", act]);
+        let told =
+            |user: &str| said.text.lines().filter(|line| line.starts_with(&format!("{user}: "))).count();
+        assert_eq!(said.exit, 1, "{act}: {}", said.text);
+        assert!(told("ann") > 0 && told("bob") > 0 && said.text.contains("(shared_port)"), "{}", said.text);
+        // Taken once, nothing is due any more but a drill, and nothing after that.
+        assert!(told("cid") > 0, "{act}: {}", said.text);
+    }
+    let said = run(&world, &["backup", "list"]);
+    assert!(said.exit == 1 && said.text.contains("ann: cannot list") && said.text.contains("cid: "));
 }
 
 #[test]

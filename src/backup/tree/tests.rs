@@ -1,10 +1,10 @@
 //! What is listed and what is let go.
 
 use super::*;
-use crate::backup::manifest::Verified;
+use crate::backup::manifest::{DrillFailure, Drilled, Verified};
 use crate::backup::standing::Standing;
 use crate::backup::{Section, due};
-use crate::outcome::{BackupAct, Flaw};
+use crate::outcome::{BackupAct, Flaw, RestoreStep};
 use crate::t3::schema::SchemaLevel;
 use crate::t3::state::Level;
 use crate::t3::state::fingerprint::Fingerprint;
@@ -59,6 +59,43 @@ fn the_newest_verified_snapshot_stays_however_old_it_is() {
     ];
     assert_eq!(gone(&all, 1, 30, now), ["90", "70", "60"]);
     assert_eq!(gone(&all[2..], 1, 30, now), ["70", "60"], "and the newest of all stays");
+}
+
+#[test]
+fn the_newest_snapshot_that_somebody_was_brought_back_to_stays_as_well() {
+    let now = SystemTime::now();
+    let mut all = [90, 80, 70, 60].map(|days| snapshot(now, days, Some(None)));
+    for (index, failure) in [(0, None), (1, None), (2, Some(RestoreStep::Prove))] {
+        let failure =
+            failure.map(|step| DrillFailure { step, reason: Reason::AuthStore, detail: String::new() });
+        all[index].proof.drilled = Some(Drilled {
+            at: now,
+            version: None,
+            restore: DAY,
+            overhead: DAY,
+            rpo: DAY,
+            boxed: true,
+            failure,
+        });
+    }
+    assert_eq!(gone(&all, 1, 30, now), ["90", "70"]);
+}
+
+#[test]
+fn a_snapshot_from_the_future_is_neither_the_newest_nor_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let section = Section { dir: dir.path().to_owned(), ..Section::default() };
+    let (tree, now) = (Tree::new(&section, "ann"), SystemTime::now());
+    fs::create_dir(&tree.dir).expect("the tree");
+    let mut names = [now - DAY, now, now + 400 * DAY].map(|taken| compact(taken) + "-level30");
+    for name in &names {
+        fs::write(tree.path(&format!("{name}.sqlite")), "").expect("a snapshot");
+    }
+    names.rotate_left(2);
+    let listed = tree.list().expect("listed");
+    assert_eq!(listed.iter().map(Snapshot::name).collect::<Vec<_>>(), names);
+    let alone = snapshot(now + 400 * DAY, 0, Some(None));
+    assert_eq!(due(&section, &[alone], now), Some(BackupAct::Take));
 }
 
 #[test]

@@ -176,14 +176,17 @@ async fn full(
             ),
         }
     }
+    let now = SystemTime::now();
+    let hands = hands(config, instance)?;
     let snapshot = match &args.from {
         Some(name) => {
             tree.find(name)?.with_context(|| format!("no snapshot '{name}'; see `t3-prober backup list`"))?
         }
-        None => newest(&tree, version.as_ref())?,
+        None => match newest(&tree, version.as_ref())? {
+            Some(newest) => newest,
+            None => anyhow::bail!(without_snapshot(&hands, instance, version.as_ref()).await),
+        },
     };
-    let now = SystemTime::now();
-    let hands = hands(config, instance)?;
     print!("{}", Plan::of(&config.backup, instance, &hands, &snapshot, version.as_ref(), now).await?);
     if !args.yes {
         return Ok(dry());
@@ -215,21 +218,36 @@ async fn full(
     Ok(end(config, instance, BackupAct::Restore, clock, Some(snapshot.name()), failure))
 }
 
-/// The newest snapshot that is verified and that the instance's version can use; after the outage the newest one of all
-/// may be of the database as it was then.
-fn newest(tree: &Tree, version: Option<&Version>) -> anyhow::Result<Snapshot> {
+/// The newest snapshot that the instance's version can use: one that is proven rather than one that is only verified, which
+/// after the outage may be of the database as it was then.
+fn newest(tree: &Tree, version: Option<&Version>) -> anyhow::Result<Option<Snapshot>> {
     let expected = version.and_then(SchemaLevel::expected);
     let fits = |snapshot: &Snapshot| {
         let level = snapshot.manifest.as_ref().map(|manifest| manifest.level.level);
         level.is_some_and(|level| expected.is_none_or(|expected| level <= expected))
     };
     let mut fitting: Vec<_> = tree.list()?.into_iter().filter(fits).collect();
-    match fitting.iter().rposition(Snapshot::is_verified) {
-        Some(at) => Ok(fitting.swap_remove(at)),
-        None => fitting
-            .pop()
-            .context("there is no snapshot that this version could use; see `t3-prober backup list`"),
+    let proven = fitting.iter().rposition(Snapshot::is_proven);
+    Ok(match proven.or_else(|| fitting.iter().rposition(Snapshot::is_verified)) {
+        Some(at) => Some(fitting.swap_remove(at)),
+        None => fitting.pop(),
+    })
+}
+
+/// That there is nothing to restore from, and what helps all the same.
+async fn without_snapshot(hands: &impl Hands, instance: &Instance, version: Option<&Version>) -> String {
+    let none = "there is no snapshot that this version could use; see `t3-prober backup list`";
+    let repairable = match hands.look(instance, Fingerprint::default()).await {
+        Ok(Present { level, .. }) => repair::applies(&level, version).is_ok(),
+        Err(_) => false,
+    };
+    if !repairable {
+        return none.to_owned();
     }
+    let user = &instance.name;
+    format!(
+        "{none}. None is needed: t3-prober backup restore {user} --auth-only --yes repairs the login and loses nothing"
+    )
 }
 
 /// The lock of whatever stops and starts instances. Whoever only looks is told of it, and need not be able to take it.
