@@ -110,6 +110,22 @@ fn a_snapshot_of_a_stopped_database_is_whole_and_leaves_the_original_alone() {
 }
 
 #[test]
+fn the_databases_of_every_recorded_version_are_taken_and_verified() {
+    for (version, level, events) in [("0.0.24", 30, 193), ("0.0.26", 32, 193), ("0.0.33", 40, 302)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let Some(_) = fixtures::copy(version, dir.path()) else { return };
+        let section = Section { dir: dir.path().join("backups"), ..Section::default() };
+        let ran = version.parse().expect("a version");
+        let snapshot = taken(&section, &instance(dir.path()), Some(&ran), SystemTime::now());
+        let mut snapshot = snapshot.expect(version);
+        assert_eq!(proven(&mut snapshot, SystemTime::now()), Ok(()), "{version}");
+        assert!(snapshot.is_proven(), "{version}");
+        let manifest = snapshot.manifest.expect("a manifest");
+        assert_eq!((manifest.level.level, manifest.fingerprint.last_sequence), (SchemaLevel(level), events));
+    }
+}
+
+#[test]
 fn fifty_snapshots_under_a_steady_writer_are_all_whole_and_no_write_is_refused() {
     let Some(place) = Place::new() else { return };
     let writer = writer::Writer::start(&place.database, Duration::from_millis(1));
@@ -123,6 +139,12 @@ fn fifty_snapshots_under_a_steady_writer_are_all_whole_and_no_write_is_refused()
     }
     let writes = writer.finish().expect("no write was refused");
     assert!(last > 193 && !writes.is_empty());
+    let live = Connection::open(&place.database).expect("the live database");
+    let ask = |sql: &str| live.query_row(sql, [], |row| row.get::<_, String>(0)).expect(sql);
+    assert_eq!(ask("PRAGMA integrity_check"), "ok");
+    let events = ask("SELECT CAST(count(*) AS TEXT) FROM orchestration_events");
+    // One that the writer makes when it opens.
+    assert_eq!(events, (193 + 1 + writes.len()).to_string(), "every write is there");
     assert_eq!(place.tree().list().expect("a list").len(), place.section.keep);
 }
 

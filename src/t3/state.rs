@@ -91,7 +91,7 @@ pub async fn read(database: &Path, now: SystemTime) -> Result<State, Failure> {
         let Some(level) = Level::of(connection)? else { return Ok(None) };
         Ok(Some(State {
             auth: AuthTables::of(connection, level.level, now)?,
-            activity: Activity::of(connection, &server)?,
+            activity: Activity::of(connection, &server, now)?,
             fingerprint: Fingerprint::of(connection)?,
             sizes,
             level,

@@ -16,6 +16,8 @@ use crate::until;
 use crate::usage::Meter;
 
 const USERS: usize = 25;
+/// Each with a message, and each user with about eight megabytes of them.
+const EVENTS: u32 = 5_000;
 const SPAN: Duration = Duration::from_secs(30);
 
 pub fn run() {
@@ -23,14 +25,18 @@ pub fn run() {
     let users: Vec<_> = names.iter().map(|name| (name.as_str(), "0.0.33")).collect();
     let quiet = "handshake_interval = \"1h\"\n";
     let seldom = World::with(&users).configured(&format!("[probe]\n{quiet}state_interval = \"1h\"\n"));
+    names.iter().for_each(|name| fill(&open(&seldom, name)));
     let (idle, _) = span(&seldom, &names);
     let in_helpers = in_helpers(&seldom);
     drop(seldom);
     let often = World::with(&users).configured(&format!("[probe]\n{quiet}state_interval = \"1s\"\n"));
+    names.iter().for_each(|name| fill(&open(&often, name)));
     let (busy, looks) = span(&often, &names);
 
     let of_a_round = (busy - idle) / (looks / USERS as f64) * 1000.0;
-    let mut table = Table::of_goals(&format!("state: {USERS} databases that changed since the last round"));
+    let mut table = Table::of_goals(&format!(
+        "state: {USERS} databases with {EVENTS} events each that changed since the last round"
+    ));
     table.at_most("CPU in serve, a round", 50.0, of_a_round, "ms");
     match in_helpers {
         Some((users, whole)) => table.at_most(
@@ -124,6 +130,22 @@ fn span(world: &World, names: &[String]) -> (f64, f64) {
         std::thread::park_timeout(Duration::from_millis(200));
     }
     (meter.seconds(), looks(&serving) - before)
+}
+
+/// A history to be counted at each look.
+fn fill(database: &Connection) {
+    let sql = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {EVENTS})
+         INSERT INTO orchestration_events (event_id, aggregate_kind, stream_id, stream_version, event_type, occurred_at,
+             actor_kind, payload_json, metadata_json)
+         SELECT 'filled-' || i, 'thread', 'filled', i, 'thread.message-sent', '2026-11-22T06:00:00.000Z', 'client',
+             hex(zeroblob(400)), '{{}}' FROM n;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {EVENTS})
+         INSERT INTO projection_thread_messages (message_id, thread_id, role, text, is_streaming, created_at, updated_at)
+         SELECT 'filled-' || i, 'filled', 'user', hex(zeroblob(400)), 0, '2026-11-22T06:00:00.000Z',
+             '2026-11-22T06:00:00.000Z' FROM n"
+    );
+    until("the history to be written", Duration::from_secs(60), || database.execute_batch(&sql).ok());
 }
 
 fn open(world: &World, name: &str) -> Connection {

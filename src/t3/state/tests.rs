@@ -142,6 +142,33 @@ async fn a_running_turn_is_work_and_one_that_a_crash_left_behind_is_not() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_approval_and_a_provider_that_was_just_seen_are_work() {
+    let dir = dir();
+    let Some(database) = fixtures::copy("0.0.24", dir.path()) else { return };
+    let now = SystemTime::now();
+    runtime(&database, std::process::id(), now - Duration::from_secs(1));
+    let at = |time: SystemTime| as_written(time);
+    change(
+        &database,
+        &format!(
+            "INSERT INTO projection_pending_approvals (request_id, thread_id, status, created_at) VALUES
+                 ('new', 'x', 'pending', '{0}'), ('old', 'x', 'pending', '2026-01-01T00:00:00.000Z'),
+                 ('done', 'x', 'resolved', '{0}');
+             INSERT INTO provider_session_runtime (thread_id, provider_name, adapter_key, status, last_seen_at) VALUES
+                 ('x', 'codex', 'codex', 'running', '{0}'), ('y', 'codex', 'codex', 'stopped', '{0}')",
+            at(now)
+        ),
+    );
+    let found = async |now| read(&database, now).await.expect("a state").activity;
+    let busy = found(now).await;
+    assert_eq!((busy.turns, busy.approvals, busy.providers, busy.left_over), (0, 1, 1, 1));
+    assert!(busy.is_busy());
+    // Nobody has seen the provider since; whoever has to approve is still waited for.
+    let later = found(now + Duration::from_secs(31 * 60)).await;
+    assert_eq!((later.approvals, later.providers, later.left_over), (1, 0, 2));
+}
+
+#[tokio::test]
 async fn authentication_tables_of_another_generation_are_a_flaw() {
     let dir = dir();
     let Some(database) = fixtures::copy("0.0.26", dir.path()) else { return };

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::{World, ended, failed};
 
-fn snapshot(user: &str) -> Value {
+pub fn snapshot(user: &str) -> Value {
     json!({ "verb": "snapshot", "user": user, "limit": { "secs": 60, "nanos": 0 } })
 }
 
-fn verify(user: &str) -> Value {
+pub fn verify(user: &str) -> Value {
     json!({ "verb": "verify", "user": user, "limit": { "secs": 60, "nanos": 0 } })
 }
 

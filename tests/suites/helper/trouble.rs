@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::snapshots::{snapshot, verify};
 use super::{World, detail, ended, failed, inspect, labelled, limits, mint, revoke};
 use crate::support::host::until;
 
@@ -101,6 +102,10 @@ fn with_the_server_stopped_no_verb_changes_a_byte() {
     }
     let answer = world.ask(&inspect(None));
     assert_eq!(answer["value"][&name]["Ok"]["level"]["Ok"]["level"], json!(30), "{answer}");
+    for request in [snapshot(&name), verify(&name)] {
+        let answer = world.ask(&request);
+        assert_eq!(ended(&answer), "ok", "{answer}");
+    }
     assert!(world.ann.files() == before, "a file changed");
 
     // And once an administrative session is kept, which then finds nobody to be shown to.
