@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Steps;
 use crate::outcome::{Facts, Failure, Kind, NotDone, Reason, Run, StateFacts, Step, Trigger};
@@ -67,6 +68,8 @@ pub async fn run(
     version: Option<&Version>,
     trigger: Trigger,
 ) -> Run {
+    let span = tracing::info_span!("state", user = instance.name);
+    let trace = TraceContext::of(&span);
     let mut steps = Steps::begin(Kind::State, trigger, instance, &[Step::Database]);
     let mut facts = Facts::default();
     let look = async {
@@ -74,9 +77,9 @@ pub async fn run(
         facts = facts_of(state, version);
         Ok::<_, NotDone>(judge(&instance.name, state, version, &mut memory.history)?)
     };
-    steps.take(Step::Database, look).await;
+    steps.take(Step::Database, look).instrument(span).await;
     steps.facts = facts;
-    steps.end(&TraceContext::unsampled())
+    steps.end(&trace)
 }
 
 impl Database {

@@ -63,12 +63,14 @@ fn take(stream: TcpStream) -> std::io::Result<ExportTraceServiceRequest> {
 const KNOWN: &[&str] = &[
     "handshake",
     "pulse",
+    "state",
     "front",
     "request",
     "pairing",
     "version",
     "reach",
     "contract",
+    "database",
     "mint",
     "exchange",
     "session",
@@ -157,6 +159,31 @@ fn a_probe_is_one_span_with_a_child_a_step_and_the_trace_id_that_the_report_name
         spans.iter().all(|span| KNOWN.contains(&span.name.as_str())),
         "other spans than ours were exported"
     );
+}
+
+#[test]
+fn of_the_service_each_kind_of_probe_is_a_trace_that_the_history_knows() {
+    let world = World::with(&[("ann", "0.0.33")]).configured("[probe]\nstate_interval = \"1s\"\n");
+    let collector = Collector::start();
+    let serving = world.serve_as(world.command(&["serve"]).envs(exporting_to(&collector)));
+    for (kind, step) in [("pulse", "reach"), ("state", "database"), ("handshake", "mint")] {
+        let trace = wait_for(&format!("a span of {kind} with its {step}"), || {
+            let spans = collector.spans();
+            let root = spans.iter().find(|span| span.name == kind && span.parent_span_id.is_empty())?;
+            let is_child = |span: &&Span| span.name == step && span.parent_span_id == root.span_id;
+            spans.iter().find(is_child)?;
+            Some(hex(&root.trace_id))
+        });
+        let known = wait_for("it to be recorded", || {
+            Some(serving.get(&format!("/history/{trace}"))).filter(|answer| answer.status == 200)
+        });
+        assert!(known.body.contains(kind) && known.body.contains(step), "{}", known.body);
+    }
+    let spans = collector.spans();
+    let lonely: Vec<_> =
+        spans.iter().filter(|span| span.parent_span_id.is_empty()).map(|span| &span.name).collect();
+    assert!(lonely.iter().all(|name| ["pulse", "state", "handshake"].contains(&name.as_str())), "{lonely:?}");
+    assert_eq!(serving.stop(), 0);
 }
 
 #[test]
