@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use serde::Deserialize;
 
-pub use self::difference::{Difference, Running};
+pub use self::difference::{Difference, Running, Subject};
 pub use self::pattern::Pattern;
 pub use self::since::Since;
 

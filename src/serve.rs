@@ -160,6 +160,7 @@ pub async fn run(
         t3: service.config.t3.clone(),
         board: service.board.clone(),
         metrics: service.metrics.clone(),
+        history: history.clone(),
         said: said.clone(),
         tracked,
         named,

@@ -19,6 +19,8 @@ words! {
         Pause = "pause",
         /// A snapshot was taken, verified, drilled or put back.
         Backup = "backup",
+        /// Versions began to differ, or agree again.
+        Version = "version",
     }
 }
 

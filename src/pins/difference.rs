@@ -49,6 +49,26 @@ pub enum Subject {
     Skew(String),
 }
 
+impl Subject {
+    /// Whose instance it is about, where it is about one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Skew(user) => Some(user),
+            Self::Unknown(_) | Self::Drift(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(place) => write!(f, "{place} unknown"),
+            Self::Drift(place) => write!(f, "drift of {place}"),
+            Self::Skew(user) => write!(f, "skew of {user}"),
+        }
+    }
+}
+
 impl Versions {
     /// Every difference, places first.
     pub fn differences(&self, running: &[Running], mint: Mint) -> Vec<Difference> {

@@ -45,6 +45,11 @@ impl Since {
         seen.into_iter().map(|(_, since)| since).collect()
     }
 
+    /// What is there and was not there before.
+    pub fn new_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Subject> {
+        self.0.keys().filter(|subject| !before.0.contains_key(subject))
+    }
+
     /// What the file says; nothing where there is none, or none that this version wrote: the differences are then new.
     pub fn load(path: &Path) -> Self {
         let content = source_file::read(path).unwrap_or_default();
@@ -104,7 +109,11 @@ mod tests {
         assert!(matches!(further[0], Difference::Drift { place: Place::Pinned, .. }));
         let seen = since.see(&further, nobody_is_silent, START + MINUTE);
         assert_eq!(seen, [START + MINUTE, START], "pinned drifts too, bob still");
+        let before = since.clone();
         assert!(since.see(&[], nobody_is_silent, START + MINUTE).is_empty());
+        assert_eq!(since.new_since(&before).count(), 0);
+        let gone: Vec<_> = before.new_since(&since).map(ToString::to_string).collect();
+        assert_eq!(gone, ["drift of pinned", "skew of bob"]);
         assert_eq!(since.see(&skewed, nobody_is_silent, START + MINUTE * 2), [START + MINUTE * 2]);
     }
 

@@ -1,4 +1,5 @@
-//! Where pinned, installed, proven and running versions differ: looked at twice a minute, said in metrics and in words.
+//! Where pinned, installed, proven and running versions differ: looked at twice a minute, said in metrics and in words, and
+//! kept in the history when it begins and when it is over.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::gating::Tracked;
 use super::lock;
 use crate::board::Board;
+use crate::history::{self, History};
 use crate::metrics::Metrics;
-use crate::outcome::Place;
-use crate::pins::{self, Difference, Running, Since};
+use crate::outcome::{EventKind, Place};
+use crate::pins::{self, Difference, Running, Since, Subject};
 use crate::t3;
 use crate::t3::cli::Cli;
 use crate::t3::install::Installs;
@@ -31,6 +33,7 @@ pub struct Versions {
     pub t3: t3::Section,
     pub board: Arc<Mutex<Board>>,
     pub metrics: Arc<Metrics>,
+    pub history: Arc<History>,
     pub said: Said,
     pub tracked: Tracked,
     pub named: Named,
@@ -53,6 +56,7 @@ impl Versions {
             let differences = versions.differences(&running, self.t3.mint);
             let before = since.clone();
             let began = since.see(&differences, |user| self.is_silent(user), SystemTime::now());
+            self.remember(&before, &since, &differences);
             if since != before
                 && let Err(error) = since.store(&self.memory)
             {
@@ -61,6 +65,26 @@ impl Versions {
             }
             self.export(&versions, &running, &differences, &began);
             *lock(&self.said) = differences.iter().map(ToString::to_string).zip(began).collect();
+        }
+    }
+
+    /// What has begun, in words, and what is over.
+    fn remember(&self, before: &Since, since: &Since, differences: &[Difference]) {
+        let event = |subject: &Subject, outcome: &str, detail| history::Event {
+            at: SystemTime::now(),
+            user: subject.user().map(ToOwned::to_owned),
+            kind: EventKind::Version,
+            subject: subject.to_string(),
+            outcome: outcome.to_owned(),
+            detail,
+        };
+        for subject in since.new_since(before) {
+            let words = differences.iter().find(|difference| difference.subject() == *subject);
+            let detail = words.map(|words| serde_json::json!({ "detail": words.to_string() }));
+            self.history.record_event(event(subject, "began", detail.unwrap_or_default()));
+        }
+        for subject in before.new_since(since) {
+            self.history.record_event(event(subject, "ended", serde_json::Value::Null));
         }
     }
 

@@ -257,8 +257,9 @@ fn real_logins_are_on_the_page_of_events() {
     let serving = world.serve();
     world.spool("1", &json!({ "event": "login", "user": "ann", "endpoint": "browser_session", "duration_seconds": 0.25, "at": "2026-01-01T00:00:00.000Z" }));
     world.spool("2", &json!({ "event": "login_failed", "user": "bob", "step": "exchange", "reason": "auth_store", "at": "2026-01-01T00:00:01.000Z" }));
-    let rows =
-        wait_for("both logins", || Some(serving.history("/history/events")).filter(|rows| rows.len() == 2));
+    let rows = wait_for("both logins", || {
+        Some(serving.history("/history/events?kind=login")).filter(|rows| rows.len() == 2)
+    });
     assert_eq!((&rows[0]["user"], &rows[0]["outcome"]), (&json!("bob"), &json!("failed")));
     assert_eq!(rows[1]["detail"]["duration_seconds"], json!(0.25));
     let page = serving.page("/history/events?user=bob").body;
@@ -285,7 +286,7 @@ fn what_others_say_is_text_on_every_page() {
     }));
     world.spool("2", &json!({ "event": "login_failed", "user": EVIL, "step": "exchange", "reason": "status", "at": "2026-01-01T00:00:01.000Z" }));
     wait_for("the run", || (serving.get(&format!("/history/{trace}")).status == 200).then_some(()));
-    wait_for("the login", || (!serving.history("/history/events").is_empty()).then_some(()));
+    wait_for("the login", || (!serving.history("/history/events?kind=login").is_empty()).then_some(()));
     let search = "/history?user=%3Cscript%3Ealert(1)%3C/script%3E";
     for path in [
         "/",

@@ -75,6 +75,11 @@ fn the_outage_is_shouted_from_every_surface_and_both_ways_back_are_counted() {
     }
     let page = serving.page("/").body;
     assert!(page.contains("bob runs 0.0.24, installed is 0.0.26"), "{page}");
+    let began = wait_for("the history to hold it", || {
+        serving.history("/history/events?user=bob&kind=version").into_iter().next()
+    });
+    assert_eq!((&began["subject"], &began["outcome"]), (&"skew of bob".into(), &"began".into()), "{began}");
+    assert!(began["detail"]["detail"].as_str().is_some_and(|words| words.contains("installed is 0.0.26")));
     assert_eq!((world.level("ann"), world.level("bob")), (30, 30), "nothing of ours has migrated anything");
 
     for user in ["ann", "bob"] {
