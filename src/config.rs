@@ -112,7 +112,7 @@ impl Config {
         let relative = self.state_dir.is_relative();
         let state_dir = format!("'{}' is not an absolute path; begin it with /", self.state_dir.display());
         let own = relative.then_some(("state_dir", state_dir));
-        let privileged = self.dispatch.inside_serve && self.helper.is_configured();
+        let privileged = self.dispatch.inside_serve && self.helper.is_used();
         let exposed = "with a [helper] the users' listener is kept apart from what may act for them; leave this out, and run t3-prober dispatch as an account of its own";
         let exposed = privileged.then(|| ("inside_serve", exposed.to_owned()));
         let sections = [

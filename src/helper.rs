@@ -82,11 +82,6 @@ impl Default for Section {
 }
 
 impl Section {
-    /// Whether anything is done with privilege.
-    pub fn is_configured(&self) -> bool {
-        self.way().is_some()
-    }
-
     /// How the helper is reached; `None` where there is none.
     fn way(&self) -> Option<Way> {
         match &self.socket {

@@ -72,7 +72,7 @@ impl Gating {
         loop {
             let config = self.config.borrow().clone();
             let mut every = config.gate.track.every;
-            if config.helper.is_configured() {
+            if config.helper.is_used() {
                 let known = tray::remembered(&config.state_dir);
                 let followed = known.filter(|known| config.gate.track.tag.as_ref() == Some(&known.tag));
                 *lock(&self.tracked) = followed.map(|known| (known.tag, known.version));
@@ -128,7 +128,7 @@ impl Gating {
     /// `false`: once more.
     async fn run(&self, version: &Version) -> bool {
         let config = self.config.borrow().clone();
-        if config.helper.is_configured() {
+        if config.helper.is_used() {
             hand_over(&config, version).await;
             return true;
         }
