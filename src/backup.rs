@@ -51,7 +51,7 @@ pub struct Section {
     /// demand.
     #[serde(with = "humantime_serde")]
     pub drill_interval: Duration,
-    /// How many snapshots of a user are kept. Default 14.
+    /// How many snapshots of a user are kept. Default 14. The last one before a loss of history goes by its age alone.
     pub keep: usize,
     /// How long a snapshot is kept. Default 30d. The newest one and the newest proven one stay, whatever their age.
     #[serde(with = "humantime_serde")]

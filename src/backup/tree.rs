@@ -362,16 +362,25 @@ impl Tree {
 }
 
 /// Which of these (oldest first) go: never the newest, the newest that is verified, the newest that a user can be brought
-/// back to, and the newest that somebody was brought back to in a drill.
+/// back to, and the newest that somebody was brought back to in a drill. The last one before something was lost goes by its
+/// age alone: however many are taken since, whoever finds out has all that time.
 fn expired(snapshots: &[Snapshot], keep: usize, keep_for: Duration, now: SystemTime) -> Vec<&Snapshot> {
     let kinds = [Snapshot::is_verified, Snapshot::is_proven, Snapshot::is_drilled];
     let stays = kinds.map(|is| snapshots.iter().rposition(is));
+    let before_a_loss = (0..snapshots.len()).rev().find(|at| {
+        let later = snapshots[at + 1..].iter().find_map(|snapshot| snapshot.manifest.as_ref());
+        let lost = |taken: &Manifest| {
+            later.is_some_and(|later| !later.fingerprint.lost_since(&taken.fingerprint).is_empty())
+        };
+        snapshots[*at].is_verified() && snapshots[*at].manifest.as_ref().is_some_and(lost)
+    });
     let is_expired = |(index, snapshot): &(usize, &Snapshot)| {
         let newer = snapshots.len() - 1 - index;
         let too_old = snapshot
             .taken_at()
             .is_some_and(|taken| now.duration_since(taken).is_ok_and(|age| age > keep_for));
-        newer > 0 && !stays.contains(&Some(*index)) && (newer >= keep || too_old)
+        let too_many = newer >= keep && before_a_loss != Some(*index);
+        newer > 0 && !stays.contains(&Some(*index)) && (too_many || too_old)
     };
     snapshots.iter().enumerate().filter(is_expired).map(|(_, snapshot)| snapshot).collect()
 }

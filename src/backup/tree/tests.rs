@@ -82,6 +82,17 @@ fn the_newest_snapshot_that_somebody_was_brought_back_to_stays_as_well() {
 }
 
 #[test]
+fn the_last_snapshot_before_a_loss_goes_by_its_age_alone() {
+    let now = SystemTime::now();
+    let mut all = [40, 9, 8, 3, 2, 1, 0].map(|days| snapshot(now, days, Some(None)));
+    for (snapshot, events) in all.iter_mut().zip([90, 100, 110, 4, 5, 6, 7]) {
+        snapshot.manifest.as_mut().expect("one").fingerprint.last_sequence = events;
+    }
+    assert_eq!(gone(&all, 2, 30, now), ["40", "9", "3", "2"]);
+    assert_eq!(gone(&all, 2, 7, now), ["40", "9", "8", "3", "2"]);
+}
+
+#[test]
 fn a_snapshot_from_the_future_is_neither_the_newest_nor_waited_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let section = Section { dir: dir.path().to_owned(), ..Section::default() };
