@@ -17,13 +17,13 @@ pub struct Section {
     /// How long a build has to be in use before it is promoted. Default 10m.
     #[serde(with = "humantime_serde")]
     pub soak: Duration,
-    /// How many logins have to be known of before it is promoted. Default 3.
+    /// How many logins have to be known of before it is promoted, and of the time before for a comparison. Default 3.
     pub minimum_logins: u64,
     /// So many failed logins roll back, where they are a greater share than before. Default 3.
     pub failure_limit: u64,
     /// So many failed logins of one user in a row roll back, where that user was well before. Default 2.
     pub consecutive_limit: u64,
-    /// How far back is looked, for the time before as well. Default 1d.
+    /// For so long after a user got a build their logins are compared with those of as long before it. Default 1d.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
     /// The Prometheus that knows all hosts, as `http://host:9090`. No default; absent, this host's own history is judged.
@@ -51,6 +51,12 @@ impl Default for Section {
 }
 
 impl Section {
+    /// How far back is looked: whoever got the build a window ago has a whole window before it, and not what is left of
+    /// one. What shrinks with time would say that a build is worse than before because a day has passed.
+    pub fn reach(&self) -> Duration {
+        self.window.saturating_mul(2)
+    }
+
     /// What no single key shows, as (key, sentence).
     pub fn complaints(&self) -> Vec<(&'static str, String)> {
         let mut complaints = Vec::new();
@@ -61,6 +67,10 @@ impl Section {
         if self.window < Duration::from_secs(60) {
             complaints
                 .push(("window", "too short to see a login before and after; write 1m or more".to_owned()));
+        } else if self.soak >= self.window {
+            let window = humantime::format_duration(self.window);
+            let sentence = format!("nothing is compared any more after the window of {window}; write less");
+            complaints.push(("soak", sentence));
         }
         if let Some(url) = &self.prometheus
             && let Err(why) = prometheus::base(url)
@@ -129,8 +139,8 @@ pub struct Judgement {
     pub users: BTreeMap<String, OfUser>,
 }
 
-/// One login, or so many in a row that ended alike.
-#[derive(Clone, Debug)]
+/// One login, or so many in a row that ended alike; where it is none, only what the instance ran was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub at: SystemTime,
@@ -141,44 +151,55 @@ pub struct Login {
 }
 
 /// Sorts logins by what their user ran at the time: a login that does not tell belongs to what was told before it. The
-/// time on the build is the last one that is not over.
-pub fn observe(version: &str, mut logins: Vec<Login>, now: SystemTime) -> Observed {
+/// time on the build is the last one that is not over, and the time before it is one window long.
+pub fn observe(version: &str, mut logins: Vec<Login>, now: SystemTime, window: Duration) -> Observed {
     logins.sort_by_key(|login| login.at);
-    let mut running: BTreeMap<String, (String, SystemTime)> = BTreeMap::new();
+    let since = running_since(version, &logins);
+    let within = |at: SystemTime, end: SystemTime| end.duration_since(at).is_ok_and(|age| age <= window);
+    let mut told: BTreeMap<&str, &str> = BTreeMap::new();
     let mut observed = Observed::default();
-    for login in logins {
-        let of_user = observed.users.entry(login.user.clone()).or_default();
-        if let Some(told) = &login.version
-            && running.get(&login.user).is_none_or(|(known, _)| known != told)
-        {
-            // What was found on the build an earlier time was about that time.
-            if told == version {
-                of_user.before = add(of_user.before, of_user.after);
-                (of_user.after, of_user.consecutive) = (Tally::default(), 0);
-            }
-            running.insert(login.user.clone(), (told.clone(), login.at));
+    for login in &logins {
+        let user = login.user.as_str();
+        if let Some(version) = &login.version {
+            told.insert(user, version);
         }
-        let is_on_it = running.get(&login.user).is_some_and(|(told, _)| told == version);
-        let tally = if is_on_it { &mut of_user.after } else { &mut of_user.before };
+        let of_user = observed.users.entry(login.user.clone()).or_default();
+        let tally = match since.get(user) {
+            Some(since) if login.at >= *since => {
+                of_user.consecutive = if login.is_ok { 0 } else { of_user.consecutive + login.count };
+                &mut of_user.after
+            }
+            // What was found on the build an earlier time was about that time.
+            Some(since) if within(login.at, *since) && within(*since, now) => &mut of_user.before,
+            // Whoever has been brought back has no part in how it goes now.
+            None if within(login.at, now) && told.get(user) != Some(&version) => &mut of_user.before,
+            Some(_) | None => continue,
+        };
         if login.is_ok {
             tally.ok += login.count;
         } else {
             tally.failed += login.count;
         }
-        if is_on_it {
-            of_user.consecutive = if login.is_ok { 0 } else { of_user.consecutive + login.count };
-        }
     }
-    // Whoever has been brought back has no part in how it goes now.
-    let on_it: Vec<_> = running.into_iter().filter(|(_, (told, _))| told == version).collect();
-    for (user, of_user) in &mut observed.users {
-        if !on_it.iter().any(|(name, _)| name == user) {
-            (of_user.after, of_user.consecutive) = (Tally::default(), 0);
-        }
-    }
-    let first = on_it.into_iter().map(|(_, (_, since))| since).min();
-    observed.in_use = first.map(|since| now.duration_since(since).unwrap_or_default());
+    observed.in_use = since.into_values().min().map(|since| now.duration_since(since).unwrap_or_default());
     observed
+}
+
+/// Since when users have been running the build, those who do.
+fn running_since<'a>(version: &str, logins: &'a [Login]) -> BTreeMap<&'a str, SystemTime> {
+    let mut running: BTreeMap<&str, (&str, SystemTime)> = BTreeMap::new();
+    for login in logins {
+        if let Some(told) = login.version.as_deref()
+            && running.get(login.user.as_str()).is_none_or(|(known, _)| *known != told)
+        {
+            running.insert(&login.user, (told, login.at));
+        }
+    }
+    running
+        .into_iter()
+        .filter(|(_, (told, _))| *told == version)
+        .map(|(user, (_, since))| (user, since))
+        .collect()
 }
 
 fn add(one: Tally, other: Tally) -> Tally {
@@ -190,7 +211,7 @@ pub fn judge(version: &str, observed: Observed, section: &Section) -> Judgement 
     let sum = |of: fn(&OfUser) -> Tally| observed.users.values().map(of).fold(Tally::default(), add);
     let (before, after) = (sum(|user| user.before), sum(|user| user.after));
     let in_use = observed.in_use.unwrap_or_default();
-    let (basis, detail) = basis(&observed, before, after, section);
+    let (basis, detail) = basis(&observed, after, section);
     Judgement {
         version: version.to_owned(),
         decision: basis.decision(),
@@ -209,7 +230,7 @@ pub fn unreadable(version: &str, detail: String) -> Judgement {
     Judgement { decision: Basis::Unreadable.decision(), basis: Basis::Unreadable, detail, ..nothing }
 }
 
-fn basis(observed: &Observed, before: Tally, after: Tally, section: &Section) -> (Basis, String) {
+fn basis(observed: &Observed, after: Tally, section: &Section) -> (Basis, String) {
     let Some(in_use) = observed.in_use else {
         return (Basis::NotInUse, "nobody was seen to run it".to_owned());
     };
@@ -226,20 +247,27 @@ fn basis(observed: &Observed, before: Tally, after: Tally, section: &Section) ->
             format!("the last {times} logins of {user} failed, and they went well before"),
         );
     }
-    let (failed, all) = (after.failed, after.all());
-    let beyond = failed >= section.failure_limit;
-    if beyond && after.share() > before.share() && before.ok > 0 {
-        let (was, had) = (before.failed, before.all());
-        return (
-            Basis::FailureLimit,
-            format!("{failed} of {all} logins failed, before it were {was} of {had}"),
-        );
+    // Whoever has nothing before it is no evidence against the build: their failures may be older than it.
+    let compared = |of_user: &&OfUser| of_user.after.all() == 0 || of_user.before.all() > 0;
+    let sum = |of: fn(&OfUser) -> Tally| {
+        observed.users.values().filter(compared).map(of).fold(Tally::default(), add)
+    };
+    let (was, is) = (sum(|user| user.before), sum(|user| user.after));
+    let is_known = was.all() >= section.minimum_logins.max(1);
+    let beyond = is.failed >= section.failure_limit;
+    let of_all = |is: Tally, was: Tally| {
+        let (failed, all, failed_before, before) = (is.failed, is.all(), was.failed, was.all());
+        format!("{failed} of {all} logins failed, before it were {failed_before} of {before}")
+    };
+    if beyond && is_known && is.share() > was.share() && was.ok > 0 {
+        return (Basis::FailureLimit, of_all(is, was));
     }
-    if beyond || !stuck.is_empty() {
-        let basis = if before.all() == 0 { Basis::NothingBefore } else { Basis::AsBadBefore };
-        let (was, had) = (before.failed, before.all());
-        return (basis, format!("{failed} of {all} logins failed, before it were {was} of {had}"));
+    if after.failed >= section.failure_limit || !stuck.is_empty() {
+        let as_bad = beyond || stuck.iter().any(|(_, of_user)| of_user.before.all() > 0);
+        let basis = if is_known && as_bad { Basis::AsBadBefore } else { Basis::NothingBefore };
+        return (basis, of_all(after, was));
     }
+    let all = after.all();
     if all < section.minimum_logins {
         let wanted = section.minimum_logins;
         return (Basis::TooLittle, format!("{all} logins were tried on it, {wanted} have to be"));

@@ -9,8 +9,8 @@ use crate::outcome::{Ended, EventKind, Kind};
 use crate::rollout::{self, Judgement, Login, prometheus};
 use crate::t3::version::Version;
 
-/// 500 rows each; far more than a window holds.
-const PAGES: usize = 100;
+/// 500 rows each; far more than there are to look back on.
+const PAGES: usize = 200;
 /// How long our own service may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -20,9 +20,9 @@ pub async fn judged(config: &Config, version: &Version, history: &Reader) -> Jud
         return by_prometheus(config, version).await;
     }
     let (name, section, now) = (version.to_string(), &config.rollout, SystemTime::now());
-    let from = now.checked_sub(section.window).unwrap_or(SystemTime::UNIX_EPOCH);
+    let from = now.checked_sub(section.reach()).unwrap_or(SystemTime::UNIX_EPOCH);
     match logins(history, from).await {
-        Ok(logins) => rollout::judge(&name, rollout::observe(&name, logins, now), section),
+        Ok(logins) => rollout::judge(&name, rollout::observe(&name, logins, now, section.window), section),
         Err(error) => rollout::unreadable(&name, error.to_string()),
     }
 }

@@ -35,7 +35,7 @@ words! {
         ConsecutiveLimit = "consecutive_limit",
         /// Logins fail, and failed as often before: it is not the build.
         AsBadBefore = "as_bad_before",
-        /// Logins fail, and nothing is known of before.
+        /// Logins fail, and too little is known of before.
         NothingBefore = "nothing_before",
         /// The numbers could not be read.
         Unreadable = "unreadable",
