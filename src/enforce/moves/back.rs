@@ -53,9 +53,9 @@ impl Moves<'_> {
             }
             Err(failure) => {
                 // On the old build the newer database would lock everybody out, and say so to nobody.
-                let forward = self.leave_on_the_new_build(ledger, target, &entry).await;
+                let forward = self.leave_on_what_fits(ledger, target, &entry).await;
                 let detail = match forward {
-                    Ok(()) => format!("{}; t3 {} runs again meanwhile", failure.detail, ledger.read().target),
+                    Ok(()) => format!("{}; {}", failure.detail, self.what_runs(target, &entry).await),
                     Err(worse) => format!("{}; and nothing runs: {}", failure.detail, worse.detail),
                 };
                 Err(Failure::new(failure.reason, detail))
@@ -161,7 +161,7 @@ impl Moves<'_> {
             return Ok(false);
         }
         if journal.back.is_some() && entry.step != MoveStep::Back {
-            self.leave_on_the_new_build(ledger, target, entry).await?;
+            self.leave_on_what_fits(ledger, target, entry).await?;
         } else {
             service.start().await?;
         }
@@ -169,7 +169,17 @@ impl Moves<'_> {
         Ok(true)
     }
 
-    async fn leave_on_the_new_build(
+    /// What runs for somebody who could not be brought back, by its own word: it may be either build, or none.
+    async fn what_runs(&self, target: &Target, entry: &Move) -> String {
+        match self.prover.look(target).await.0 {
+            Some(version) => format!("t3 {version} runs meanwhile"),
+            None if entry.ran => "nothing answers meanwhile".to_owned(),
+            None => "nothing runs, as before".to_owned(),
+        }
+    }
+
+    /// The new build where it has changed the database, else the old one.
+    async fn leave_on_what_fits(
         &self,
         ledger: &Ledger,
         target: &Target,

@@ -173,3 +173,21 @@ fn what_was_written_on_the_bad_build_is_kept_and_shown() {
     );
     assert!(said.contains("1 messages, 1 events written since the copy"), "{said}");
 }
+
+#[test]
+fn whoever_cannot_be_brought_back_is_told_what_runs_for_them_meanwhile() {
+    // Of the same level: the database is the old build's own, and only the old build fits it.
+    const LIKE_OLD: &str = "0.0.25";
+    let fleet = Fleet::on(OLD, &["ann"], &format!("{PASSES}soak = \"30s\"\n"))
+        .changed("start_timeout = \"20s\"", "start_timeout = \"3s\"");
+    fleet.install_broken(LIKE_OLD, "fails-later=3");
+    let watched = || (fleet.step("ann")? == "proven").then_some(());
+    let said =
+        fleet.disturbed(&["--to", LIKE_OLD], watched, |_| fleet.install_broken(OLD, "no-cookie")).exits(6);
+    assert!(said.contains("not everybody could be brought back: ann: "), "{said}");
+    assert!(said.contains("; t3 0.0.24 runs meanwhile"), "{said}");
+    assert_eq!(fleet.running("ann").as_deref(), Some(OLD));
+    fleet.install_broken(OLD, "fails-later=600");
+    fleet.enforce(&[]).exits(1);
+    fleet.everybody_is_on(OLD);
+}
