@@ -14,6 +14,7 @@ mod canary;
 mod candidate;
 mod command;
 mod freeze;
+mod holders;
 mod interrupt;
 mod journal;
 mod links;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use procfs::process::Process;
 
 use super::canary::Why;
+use super::holders;
 use super::interrupt::Interrupt;
 use super::journal::{Ledger, Move};
 use super::links::Links;
@@ -69,8 +70,22 @@ impl Moves<'_> {
         Service { section: &self.service, instance, by_hand: None }
     }
 
-    /// Whether stopping the user now would cut somebody off.
+    /// Whether stopping the user now would cut somebody off, or be in vain.
     pub async fn presence(&self, target: &Target, pulse: &Run) -> Presence {
+        let presence = self.at_work(target, pulse).await;
+        if matches!(presence, Presence::Away(..)) {
+            return presence;
+        }
+        match holders::holder(&instance_of(target)).await {
+            Some(holder) => {
+                let detail = format!("{holder} has the database open; end it, or have it close the file");
+                Presence::Away(Deferral::Held, detail)
+            }
+            None => presence,
+        }
+    }
+
+    async fn at_work(&self, target: &Target, pulse: &Run) -> Presence {
         if let Some(finding) = target.withheld {
             return Presence::Away(
                 Deferral::Withheld,
@@ -142,6 +157,12 @@ impl Moves<'_> {
 
     fn pauses(&self) -> std::path::PathBuf {
         self.config.state_dir.join("pauses.json")
+    }
+
+    /// Whether t3 itself has stopped, whoever else has its database open.
+    async fn is_down(&self, instance: &Instance) -> bool {
+        !self.service(instance).is_up().await
+            && !matches!(Server::of(&instance.database()), Server::Running { .. })
     }
 
     /// A verified snapshot of a user's database.

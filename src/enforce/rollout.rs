@@ -67,15 +67,14 @@ impl Rollout<'_> {
     }
 
     /// Brings those who were on the way when the last run ended to the new build.
-    pub async fn settle(&self, ledger: &Ledger) -> Result<Option<Bad>, Stop> {
+    pub async fn settle(&self, ledger: &Ledger, deferred: &mut Vec<Deferred>) -> Result<Option<Bad>, Stop> {
         self.progress.at(Stage::Moving);
         let on_the_way = ledger.read().moves.into_iter().filter(|entry| entry.step != MoveStep::Proven);
         let moved = on_the_way.map(|entry| async move {
             let Some(target) = self.target(&entry.user) else { return Err(Mishap::Ours(gone(&entry.user))) };
             self.moves.carry_on(ledger, target).await
         });
-        let mut deferred = Vec::new();
-        weighed(join_all(moved).await, &mut deferred)
+        weighed(join_all(moved).await, deferred)
     }
 
     async fn groups(
@@ -187,8 +186,7 @@ impl Rollout<'_> {
             let ledger = &ledger;
             async move {
                 let target = self.target(user).ok_or_else(|| gone(user))?;
-                stopped?;
-                self.moves.go_back(ledger, target).await
+                self.moves.go_back(ledger, target, stopped.err()).await
             }
         });
         let returned: Vec<Result<Returned, Failure>> =

@@ -291,7 +291,8 @@ impl Run<'_> {
             return Ok(rollout.back(ledger, why).await);
         }
         (self.say)(&format!("an earlier run was moving users to t3 {}; it is carried on", journal.target));
-        if let Some(report) = rollout.settle(&ledger).await? {
+        let mut deferred = Vec::new();
+        if let Some(report) = rollout.settle(&ledger, &mut deferred).await? {
             return Ok(report.end(ledger, &rollout).await);
         }
         if let Some(why) = self.freeze.reason() {
@@ -309,7 +310,8 @@ impl Run<'_> {
         let mut except = self.request.except.clone();
         except.extend(journal.except);
         let situation = self.situation(&wanted, None, None, &users, &installed);
-        let plan = Plan::of(&Situation { except: &except, ..situation });
+        let mut plan = Plan::of(&Situation { except: &except, ..situation });
+        plan.deferred.extend(deferred);
         rollout.forward(ledger, plan).await
     }
 

@@ -118,6 +118,8 @@ words! {
         Withheld = "withheld",
         /// The old build is not installed side by side, so there would be no way back.
         NotInstalled = "not_installed",
+        /// Another process than t3 has the user's database open, which can be copied and put back only while none has.
+        Held = "held",
     }
 }
 

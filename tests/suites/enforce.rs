@@ -7,6 +7,7 @@ mod accounts;
 mod broken;
 mod disk;
 mod gate;
+mod held;
 mod killed;
 mod logins;
 mod offline;

@@ -37,14 +37,25 @@ impl Moves<'_> {
         self.service(&instance).stop().await
     }
 
-    /// Brings a stopped user back.
-    pub async fn go_back(&self, ledger: &Ledger, target: &Target) -> Result<Returned, Failure> {
-        let user = target.user.as_str();
+    /// Brings a user back who was stopped, or whose stop failed. Where t3 itself has stopped all the same, because
+    /// somebody else has the database open, nothing can be put back; but nobody is left without anything that runs.
+    pub async fn go_back(
+        &self,
+        ledger: &Ledger,
+        target: &Target,
+        held: Option<Failure>,
+    ) -> Result<Returned, Failure> {
+        let (instance, user) = (instance_of(target), target.user.as_str());
         let entry = entry_of(ledger, user)?;
         if entry.step == MoveStep::Back {
             return Ok(Returned::default());
         }
-        let returned = self.to_the_old_build(ledger, target, &entry).await;
+        if let Some(failure) = &held
+            && !self.is_down(&instance).await
+        {
+            return Err(failure.clone());
+        }
+        let returned = self.to_the_old_build(ledger, target, &entry, held.as_ref()).await;
         match returned {
             Ok(returned) => {
                 self.note_if_possible(ledger, user, MoveStep::Back);
@@ -53,7 +64,7 @@ impl Moves<'_> {
             }
             Err(failure) => {
                 // On the old build the newer database would lock everybody out, and say so to nobody.
-                let forward = self.leave_on_what_fits(ledger, target, &entry).await;
+                let forward = self.leave_on_what_fits(ledger, target, &entry, held.is_some()).await;
                 let detail = match forward {
                     Ok(()) => format!("{}; {}", failure.detail, self.what_runs(target, &entry).await),
                     Err(worse) => format!("{}; and nothing runs: {}", failure.detail, worse.detail),
@@ -68,6 +79,7 @@ impl Moves<'_> {
         ledger: &Ledger,
         target: &Target,
         entry: &Move,
+        held: Option<&Failure>,
     ) -> Result<Returned, Failure> {
         let (instance, user, from) = (instance_of(target), target.user.as_str(), &entry.from);
         let mut returned = Returned::default();
@@ -80,6 +92,9 @@ impl Moves<'_> {
             if let Some(copy) = self.snapshot(entry)?
                 && self.is_changed(&instance, &copy).await
             {
+                if let Some(failure) = held {
+                    return Err(failure.clone());
+                }
                 (self.say)(&format!("{user}: putting back the database of t3 {from}"));
                 returned.aside = self.restore(ledger, target, entry, &copy).await?;
                 return Ok(returned);
@@ -161,7 +176,7 @@ impl Moves<'_> {
             return Ok(false);
         }
         if journal.back.is_some() && entry.step != MoveStep::Back {
-            self.leave_on_what_fits(ledger, target, entry).await?;
+            self.leave_on_what_fits(ledger, target, entry, false).await?;
         } else {
             service.start().await?;
         }
@@ -184,6 +199,7 @@ impl Moves<'_> {
         ledger: &Ledger,
         target: &Target,
         entry: &Move,
+        is_down: bool,
     ) -> Result<(), Failure> {
         let (instance, user) = (instance_of(target), target.user.as_str());
         let service = self.service(&instance);
@@ -199,7 +215,12 @@ impl Moves<'_> {
             // The database is the old one's: only the old build fits it.
             return if entry.ran && !service.is_up().await { service.start().await } else { Ok(()) };
         }
-        service.stop().await?;
+        if !is_down
+            && let Err(failure) = service.stop().await
+            && !self.is_down(&instance).await
+        {
+            return Err(failure);
+        }
         self.links.set(user, &ledger.read().target).map_err(|error| unlinked(user, &error))?;
         self.note_if_possible(ledger, user, MoveStep::Returning);
         if entry.ran { service.start().await } else { Ok(()) }

@@ -63,19 +63,17 @@ impl Moves<'_> {
                 Ok(())
             }
             // Nothing was linked: the old build goes on.
-            Err(Mishap::Ours(failure)) => {
+            Err(mishap @ (Mishap::Ours(_) | Mishap::Deferred(_))) => {
                 let again = self.start_again(ledger, target).await;
                 self.resume(user);
-                Err(Mishap::Ours(match again {
-                    Ok(()) => failure,
-                    Err(worse) => Failure::new(
-                        worse.reason,
-                        format!(
-                            "{}; and {user} could not be started again: {}",
-                            failure.detail, worse.detail
-                        ),
-                    ),
-                }))
+                let Err(worse) = again else { return Err(mishap) };
+                let first = match mishap {
+                    Mishap::Ours(failure) => failure.detail,
+                    Mishap::Deferred(deferred) => deferred.detail,
+                    other => return Err(other),
+                };
+                let detail = format!("{first}; and {user} could not be started again: {}", worse.detail);
+                Err(Mishap::Ours(Failure::new(worse.reason, detail)))
             }
             // Whoever undoes it ends the pause.
             Err(other) => Err(other),
@@ -88,7 +86,7 @@ impl Moves<'_> {
         let to = journal.target;
         // A link that names the new build was set after the copy: nobody has run the old one since.
         if self.links.of(user).as_ref() != Some(&to) {
-            self.stop_copy_link(ledger, target, &entry, &to).await.map_err(Mishap::Ours)?;
+            self.stop_copy_link(ledger, target, &entry, &to).await?;
         }
         self.note(ledger, user, MoveStep::Linked).map_err(Mishap::Ours)?;
         if entry.ran {
@@ -139,11 +137,29 @@ impl Moves<'_> {
         target: &Target,
         entry: &Move,
         to: &Version,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Mishap> {
         let (instance, user) = (instance_of(target), target.user.as_str());
         (self.say)(&format!("{user}: stopping t3 {}", entry.from));
-        self.note(ledger, user, MoveStep::Stopping)?;
-        self.service(&instance).stop().await?;
+        self.note(ledger, user, MoveStep::Stopping).map_err(Mishap::Ours)?;
+        if let Err(failure) = self.service(&instance).stop().await {
+            // Whoever has the database open beside t3 is this user's matter: all others are moved.
+            if failure.reason == Reason::Timeout && self.is_down(&instance).await {
+                let (user, detail) = (user.to_owned(), failure.detail);
+                return Err(Mishap::Deferred(Deferred { user, why: Deferral::Held, detail }));
+            }
+            return Err(Mishap::Ours(failure));
+        }
+        self.copy_link(ledger, target, entry, to).await.map_err(Mishap::Ours)
+    }
+
+    async fn copy_link(
+        &self,
+        ledger: &Ledger,
+        target: &Target,
+        entry: &Move,
+        to: &Version,
+    ) -> Result<(), Failure> {
+        let user = target.user.as_str();
         let copy = self.copy(target, Some(&entry.from)).await?;
         let copied = ledger.change_move(user, |entry| {
             entry.copy = Some(copy.name());

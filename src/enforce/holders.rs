@@ -1,0 +1,68 @@
+//! Who has a user's database open besides their t3 and this program: a script, a shell, a viewer. It is copied and put
+//! back while nobody has it open, so the user stays until it is let go of. Looked for before anything is stopped:
+//! found out by then, nobody is cut off for it.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use procfs::process::Process;
+
+use crate::t3::Instance;
+use crate::t3::state::server::Server;
+use crate::t3::state::stamp::beside;
+
+/// Whoever is seen so often keeps it open; a command that a user runs is gone by then.
+const LOOKS: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The process that keeps a database open, by number and name.
+pub async fn holder(instance: &Instance) -> Option<String> {
+    let mut same: Option<HashSet<i32>> = None;
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let database = instance.database();
+        let found = tokio::task::spawn_blocking(move || found(&database)).await.unwrap_or_default();
+        let still = match same {
+            None => found,
+            Some(before) => before.intersection(&found).copied().collect(),
+        };
+        if still.is_empty() {
+            return None;
+        }
+        same = Some(still);
+    }
+    let pid = same?.into_iter().min()?;
+    let name = Process::new(pid).and_then(|process| process.stat()).map(|stat| stat.comm);
+    Some(format!("process {pid} ({})", name.as_deref().unwrap_or("?")))
+}
+
+/// Of other users only root sees them.
+fn found(database: &Path) -> HashSet<i32> {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let mut files = HashSet::new();
+    for suffix in ["", "-wal", "-shm"] {
+        files.extend(std::fs::metadata(beside(database, suffix)).ok().map(identity));
+    }
+    let server = match Server::of(database) {
+        Server::Running { pid, .. } => Some(pid),
+        _ => None,
+    };
+    let program = |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).ok().map(identity);
+    // Snapshots and looks of ours come to their end, and are waited for.
+    let ours = std::process::id().try_into().ok().and_then(program);
+    let holds = |pid: i32| {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        open.flatten().any(|file| {
+            std::fs::metadata(file.path()).is_ok_and(|metadata| files.contains(&identity(metadata)))
+        })
+    };
+    let Ok(processes) = procfs::process::all_processes() else { return HashSet::new() };
+    let pids = processes.flatten().map(|process| process.pid);
+    pids.filter(|pid| Some(*pid) != server && holds(*pid) && (ours.is_none() || program(*pid) != ours))
+        .collect()
+}
