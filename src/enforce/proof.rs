@@ -40,12 +40,18 @@ pub struct Prover {
     known: BTreeMap<String, Mutex<Learned>>,
 }
 
-#[derive(Default)]
 struct Learned {
     memory: Memory,
     leftovers: Leftovers,
     /// The session for visits through the dispatch.
     kept: Kept,
+}
+
+impl Default for Learned {
+    /// The session that the service keeps is left alone: it would find it ended, make another and end ours for it.
+    fn default() -> Self {
+        Self { memory: Memory::default(), leftovers: Leftovers::default(), kept: Kept::once() }
+    }
 }
 
 impl Prover {

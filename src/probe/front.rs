@@ -26,12 +26,12 @@ pub const PLAN: &[Step] = &[Step::Front];
 #[derive(Debug, Default)]
 pub struct Kept {
     cookie: Option<SessionCookie>,
-    /// It ends with one visit, and is none of the service's.
+    /// It ends with the command that made it, and is none of the service's.
     once: bool,
 }
 
 impl Kept {
-    /// For one visit: the session that the service keeps is left alone.
+    /// For one command's visits: the session that the service keeps is left alone.
     pub fn once() -> Self {
         Self { cookie: None, once: true }
     }
@@ -123,7 +123,7 @@ impl Visit<'_> {
     /// A session of our own, made at the instance itself; those of earlier starts of the service are ended by its next.
     async fn log_in(&mut self, once: bool) -> Result<SessionCookie, NotDone> {
         let Self { direct, access, limits, .. } = self;
-        // What is left of a single visit is ended as what is left of a handshake.
+        // What is left of a command's visits is ended as what is left of a handshake.
         let label = if once { handshake::LABEL } else { LABEL };
         let made = async {
             if !once {
