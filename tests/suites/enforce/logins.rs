@@ -32,12 +32,12 @@ fn failed_logins_of_real_users_bring_everybody_back() {
         http(port, "GET", "/", &headers).expect("an answer").status
     };
     assert_eq!(comes_in("bob@example.com"), 302, "bob can log in");
-    // The proof of the new build is its first login; nobody comes in after it.
-    fleet.install_broken(NEW, "fails-on-third-login=2");
     let heard = fleet.path("enforcer.out");
     let out = File::create(&heard).expect("a file");
     let mut enforcer = Held(fleet.command(&["--to", NEW]).stdout(out).spawn().expect("the program"));
-    wait_for("ann to be watched", || (fleet.journal()?["moves"][0]["step"] == "proven").then_some(()));
+    let step = || Some(fleet.journal()?["moves"][0]["step"].as_str()?.to_owned());
+    wait_for("ann to be watched", || (step()? == "proven").then_some(()));
+    fleet.world.fault("ann", "exchange-refuses");
     let failed = || {
         let logins = serving.history("/history/events?kind=login");
         logins.iter().filter(|login| login["outcome"] == "failed").count()
@@ -46,6 +46,9 @@ fn failed_logins_of_real_users_bring_everybody_back() {
         assert_ne!(comes_in("ann@example.com"), 302);
         (failed() >= 3).then_some(())
     });
+    // It was the new build's.
+    wait_for("ann to go back", || (step()? != "proven").then_some(()));
+    fleet.world.mend("ann", "exchange-refuses");
     let ended = enforcer.0.wait().expect("an end");
     let said = fs::read_to_string(&heard).expect("what it said");
     assert_eq!(ended.code(), Some(1), "{said}");
