@@ -74,17 +74,19 @@ fn asked_without(test: &Value, metrics: &BTreeSet<String>) -> BTreeSet<String> {
         .collect()
 }
 
+/// Every test of the rules.
+fn tests() -> Vec<Value> {
+    let of_file = |path: &std::path::PathBuf| {
+        let text = fs::read_to_string(path).expect("readable");
+        let file: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+        file["tests"].as_sequence().cloned().expect("tests")
+    };
+    listed("alerts/tests", "yml").iter().flat_map(of_file).collect()
+}
+
 #[test]
 fn every_alert_is_tried_while_data_are_missing() {
-    let all = rules::all();
-    let tests: Vec<Value> = listed("alerts/tests", "yml")
-        .iter()
-        .flat_map(|path| {
-            let text = fs::read_to_string(path).expect("readable");
-            let file: Value = serde_yaml_ng::from_str(&text).expect("YAML");
-            file["tests"].as_sequence().cloned().expect("tests")
-        })
-        .collect();
+    let (all, tests) = (rules::all(), tests());
     let untried: BTreeSet<&str> = all
         .iter()
         // It asks nothing of any data.
@@ -96,6 +98,52 @@ fn every_alert_is_tried_while_data_are_missing() {
         .map(|rule| rule.alert.as_str())
         .collect();
     assert_eq!(untried, BTreeSet::new());
+}
+
+/// Pages that do not go on for an hour after the prober has gone, and why.
+const NOT_HELD: &[(&str, &str)] = &[
+    ("T3ProberDown", "it is the page about the prober that has gone"),
+    ("T3ProberAbsent", "it ends when Prometheus knows a target again"),
+    ("T3DispatchDown", "Prometheus itself says so, and it goes on for as long as the dispatch is gone"),
+    (
+        "T3RealLoginFailing",
+        "it counts logins that people tried within five minutes; T3DispatchDown follows it",
+    ),
+    ("T3LoginBudgetBurn", "it goes on for as long as its long window and its guard reach back"),
+];
+
+/// Whether a test has an alert fire so long after the last sample of everything that it reads.
+fn is_held(test: &Value, rule: &Rule, all: &[Rule], at_least: u64) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (metrics, interval) =
+        (read_by(rule, all), milliseconds(&text(&test["interval"])).expect("an interval"));
+    let series = test["input_series"].as_sequence().into_iter().flatten();
+    let read =
+        series.filter(|one| metrics.contains(text(&one["series"]).split('{').next().unwrap_or_default()));
+    let gone = read.map(|one| missing_from(&text(&one["values"]).replace("_x", "0x"), interval)).max();
+    test["alert_rule_test"].as_sequence().into_iter().flatten().any(|check| {
+        let fires = check["exp_alerts"].as_sequence().is_some_and(|alerts| !alerts.is_empty());
+        let asked = moment(&text(&check["eval_time"]));
+        text(&check["alertname"]) == rule.alert && fires && gone.is_some_and(|gone| gone + at_least <= asked)
+    })
+}
+
+#[test]
+fn every_page_is_tried_for_as_long_as_it_goes_on_after_the_prober_has_gone() {
+    let (all, tests) = (rules::all(), tests());
+    let pages: Vec<&Rule> =
+        all.iter().filter(|rule| rule.labels.get("severity").is_some_and(|is| is == "page")).collect();
+    let excused = |rule: &&&Rule| NOT_HELD.iter().any(|(alert, _)| *alert == rule.alert);
+    let hour = 3_600_000;
+    let too_short: BTreeSet<&str> = pages
+        .iter()
+        .filter(|rule| !excused(rule) && !tests.iter().any(|test| is_held(test, rule, &all, hour * 9 / 10)))
+        .map(|rule| rule.alert.as_str())
+        .collect();
+    assert_eq!(too_short, BTreeSet::new());
+    for (alert, why) in NOT_HELD {
+        assert!(why.len() > 20 && pages.iter().any(|rule| rule.alert == *alert), "{alert} is no page");
+    }
 }
 
 #[test]
