@@ -1,6 +1,10 @@
 //! What Prometheus and Alertmanager are configured to do: read by their own tools, and every alert tried on the routes.
 
+use std::collections::BTreeMap;
 use std::process::Command;
+
+use promql_parser::parser::{Expr, parse};
+use serde_yaml_ng::Value;
 
 use super::said;
 use crate::support::rules::{self, root};
@@ -114,6 +118,94 @@ fn every_alert_that_the_inhibitions_name_exists() {
     let rules = rules::all();
     for word in words.filter(|word| word.starts_with("T3")) {
         assert!(rules.iter().any(|rule| rule.alert == word), "there is no alert {word}");
+    }
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// An alert as it comes to Alertmanager, about ann where it is about a user.
+fn alert(name: &str) -> Labels {
+    let rule = rules::all().into_iter().find(|rule| rule.alert == name);
+    let rule = rule.unwrap_or_else(|| panic!("there is no alert {name}"));
+    let pairs = [("alertname", name), ("job", "t3-prober"), ("instance", "host:9780")];
+    let mut labels: Labels = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    labels.extend(rule.labels);
+    if rule.annotations["description"].contains("$labels.user") {
+        labels.insert("user".to_owned(), "ann".to_owned());
+    }
+    labels
+}
+
+/// Whether the alert is one that all of these mean; Alertmanager's notation is PromQL's.
+fn is_meant(matchers: &Value, labels: &Labels) -> bool {
+    let list: Vec<&str> = matchers.as_sequence().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert!(!list.is_empty(), "no matchers");
+    let selector = parse(&format!("x{{{}}}", list.join(","))).expect("matchers");
+    let Expr::VectorSelector(selector) = selector else { panic!("{list:?} are no matchers") };
+    let value = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+    selector.matchers.matchers.iter().all(|matcher| matcher.is_match(value(&matcher.name)))
+}
+
+/// Whether nothing is told of one while the other fires.
+fn is_muted(target: &Labels, source: &Labels) -> bool {
+    let text = std::fs::read_to_string(root().join(ALERTMANAGER)).expect("readable");
+    let config: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+    config["inhibit_rules"].as_sequence().expect("rules").iter().any(|rule| {
+        let equal = rule["equal"].as_sequence().into_iter().flatten().filter_map(Value::as_str);
+        let mut equal = equal.map(|label| source.get(label) == target.get(label));
+        is_meant(&rule["source_matchers"], source)
+            && is_meant(&rule["target_matchers"], target)
+            && equal.all(|is_same| is_same)
+    })
+}
+
+#[test]
+fn only_what_keeps_a_user_out_mutes_what_is_odd_about_them_and_the_budget() {
+    // Not about t3's own login, and out all the same.
+    let others = ["T3InstanceRestarting", "T3RealLoginFailing"];
+    let pages =
+        rules::all().into_iter().filter(|rule| rule.labels.get("severity").is_some_and(|is| is == "page"));
+    let mut out = 0;
+    for rule in pages.filter(|rule| rule.annotations["description"].contains("$labels.user")) {
+        let names = ["user:t3_login_failing:held", "user:t3_front_failing:held"];
+        let is_out =
+            names.iter().any(|name| rule.expr.starts_with(name)) || others.contains(&rule.alert.as_str());
+        let source = alert(&rule.alert);
+        for target in ["T3BackupStale", "T3UserLeftBehind", "T3CookieNameMoved", "T3LoginBudgetBurn"] {
+            assert_eq!(is_muted(&alert(target), &source), is_out, "{target} while {}", rule.alert);
+        }
+        out += usize::from(is_out);
+    }
+    assert!(out > 8, "only {out} pages say that a user is out");
+    let of_another = |mut labels: Labels| {
+        labels.insert("user".to_owned(), "bob".to_owned());
+        labels
+    };
+    assert!(!is_muted(&of_another(alert("T3BackupStale")), &alert("T3InstanceDown")));
+}
+
+#[test]
+fn what_follows_is_muted_and_other_news_is_told() {
+    for (target, source, muted) in [
+        ("T3InstanceDown", "T3AllLoginsFailing", true),
+        ("T3LoginBudgetBurn", "T3AllLoginsFailing", true),
+        ("T3BackupStale", "T3AllLoginsFailing", true),
+        ("T3MigratedByUs", "T3AllLoginsFailing", false),
+        ("T3HistoryShrank", "T3AllLoginsFailing", false),
+        ("T3CredentialExpired", "T3AllLoginsFailing", false),
+        ("T3RollbackFailed", "T3AllLoginsFailing", false),
+        ("T3ProberDown", "T3AllLoginsFailing", false),
+        ("T3SchemaAhead", "T3MigratedByUs", true),
+        ("T3DatabaseAhead", "T3MigratedByUs", true),
+        ("T3BackupStale", "T3MigratedByUs", false),
+        ("T3InstanceDown", "T3MigratedByUs", false),
+        ("T3HandshakesStale", "T3PulsesStale", true),
+        ("T3EnforcerFrozen", "T3RollbackFailed", true),
+        ("T3BackupUnverified", "T3DatabaseAhead", true),
+        ("T3BackupUnverified", "T3DatabaseForeign", true),
+        ("T3InventoryReloadFailed", "T3NobodyServed", true),
+    ] {
+        assert_eq!(is_muted(&alert(target), &alert(source)), muted, "{target} while {source}");
     }
 }
 

@@ -158,7 +158,9 @@ fn scenario(now: u64) -> Samples {
     }
     add(format!("t3_prober_inventory_last_reload_successful{{{}}}", target("host-c")), Box::new(|_| 1.0));
     add(format!("up{{{}}}", target("host-d")), Box::new(|_| 0.0));
-    add("up{job=\"t3-dispatch\",instance=\"host-d:9781\"}".to_owned(), Box::new(|_| 0.0));
+    for host in ["host-c", "host-d"] {
+        add(format!("up{{job=\"t3-dispatch\",instance=\"{host}:9781\"}}"), Box::new(|_| 0.0));
+    }
     // Who does not get in although the probes do, and whoever is in meets errors.
     let growing = |age: u64| (HISTORY - age.min(HISTORY)) as f64;
     let failed = ",step=\"exchange\",reason=\"auth_store\"";
@@ -167,8 +169,11 @@ fn scenario(now: u64) -> Samples {
     add(of("t3_backup_snapshots", "host-a", "bob", ""), Box::new(|_| 0.0));
     let drilled = ",act=\"drill\",outcome=\"failed\"";
     add(of("t3_backup_runs_total", "host-a", "gus", drilled), Box::new(growing));
-    // Who gets in, and not through the dispatch; whose database cannot be read.
-    for (kind, step, reason) in [("front", "front", "redirected"), ("state", "database", "unreadable")] {
+    // Who gets in, and not through the dispatch; whose database cannot be read, or has a stranger's migration.
+    let state = |reason| ("state", "database", reason);
+    for (kind, step, reason) in
+        [("front", "front", "redirected"), state("unreadable"), state("schema_foreign")]
+    {
         let rest = format!(",kind=\"{kind}\",step=\"{step}\",reason=\"{reason}\"");
         add(of("t3_probe_failing", "host-a", "bob", &rest), Box::new(|_| 1.0));
     }
