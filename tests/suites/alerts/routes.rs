@@ -213,13 +213,11 @@ fn what_follows_is_muted_and_other_news_is_told() {
 /// what Alertmanager waits for others of the group. That is no more than the `for` and two evaluations.
 #[test]
 fn a_scrape_and_the_wait_for_the_group_fit_into_one_evaluation() {
-    let read = |path: &str| -> serde_yaml_ng::Value {
+    let read = |path: &str| -> Value {
         let text = std::fs::read_to_string(root().join(path)).expect("readable");
         serde_yaml_ng::from_str(&text).expect("YAML")
     };
-    let time = |value: &serde_yaml_ng::Value| {
-        value.as_str().and_then(rules::milliseconds).expect("a duration of one unit")
-    };
+    let time = |value: &Value| value.as_str().and_then(rules::milliseconds).expect("a duration of one unit");
     let (prometheus, alertmanager) = (read("deploy/prometheus/prometheus.yml"), read(ALERTMANAGER));
     let scrape = time(&prometheus["global"]["scrape_interval"]);
     let evaluation = time(&prometheus["global"]["evaluation_interval"]);
