@@ -135,8 +135,30 @@ fn panel_title_description(board: &Dashboard, _: &Catalogue) -> Vec<String> {
     })
 }
 
+/// The units that our panels may use, as Grafana calls them; one that it does not know is shown behind the number as it is
+/// written.
+const UNITS: &[&str] = &[
+    "bool_yes_no",
+    "bytes",
+    "dateTimeAsIso",
+    "dateTimeFromNow",
+    "ops",
+    "percentunit",
+    "reqps",
+    "s",
+    "short",
+];
+
 fn panel_units(board: &Dashboard, _: &Catalogue) -> Vec<String> {
-    of_panels(board, "has no unit", |panel| !text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty())
+    of_panels(board, "has no unit, or one that Grafana does not know", |panel| {
+        let fields = list(&panel["fieldConfig"]["overrides"]).iter();
+        let mut of_fields = fields
+            .flat_map(|field| list(&field["properties"]))
+            .filter(|property| property["id"] == "unit")
+            .map(|property| text(&property["value"]));
+        let is_known = |unit: &str| UNITS.contains(&unit);
+        is_known(text(&panel["fieldConfig"]["defaults"]["unit"])) && of_fields.all(is_known)
+    })
 }
 
 fn panel_no_targets(board: &Dashboard, _: &Catalogue) -> Vec<String> {
