@@ -13,6 +13,7 @@ use crate::support::promql::{Catalogue, selectors};
 use crate::support::rules::{self, root};
 use crate::support::tools;
 
+mod answers;
 mod backfill;
 mod lint;
 
@@ -57,6 +58,12 @@ fn planted() -> Vec<(&'static str, &'static str, Value)> {
         ("panel-datasource-rule", "/panels/0/datasource/uid", json!("prometheus")),
         ("panel-title-description-rule", "/panels/0/description", json!("")),
         ("panel-units-rule", "/panels/0/fieldConfig/defaults/unit", json!("")),
+        ("panel-units-rule", "/panels/0/fieldConfig/defaults/unit", json!("secnds")),
+        (
+            "panel-units-rule",
+            "/panels/0/fieldConfig/overrides",
+            json!([{ "properties": [{ "id": "unit", "value": "secnds" }] }]),
+        ),
         ("panel-no-targets-rule", "/panels/0/targets", json!([])),
         ("target-logql-rule", "/panels/0/datasource/type", json!("loki")),
         ("target-logql-auto-rule", "/panels/0/targets/0/expr", json!("count_over_time(x[$__auto])")),
@@ -153,6 +160,70 @@ fn annotations_look_back_over_two_of_their_steps() {
     }
 }
 
+/// The page of the program that a link leads to as the dashboard opens, where nobody has chosen anything yet; what is
+/// wrong where it leads nowhere.
+fn program_page(board: &Dashboard, panel: Option<&Value>, url: &str) -> Result<String, String> {
+    let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} leads nowhere"))?;
+    let (host, page) = rest.split_once('/').ok_or_else(|| format!("{url} names no page"))?;
+    let variable = |name: &str| board.variables().iter().find(|variable| variable["name"] == name);
+    match (host.strip_prefix("${").and_then(|host| host.strip_suffix(":raw}")), panel) {
+        // All of them, or two, are no host.
+        (Some(name), _) => match variable(name) {
+            Some(one) if one["multi"] == false && one["includeAll"] == false => {}
+            _ => return Err(format!("{url}: {name} need not be one host")),
+        },
+        (None, Some(panel)) if host == "${__data.fields.instance}" => {
+            let changes = list(&panel["transformations"]).iter();
+            let hidden = changes.clone().any(|change| change["options"]["excludeByName"]["instance"] == true);
+            let renamed =
+                changes.clone().any(|change| !change["options"]["renameByName"]["instance"].is_null());
+            if panel["type"] != "table" || hidden || renamed {
+                return Err(format!("{url}: there is no field instance"));
+            }
+        }
+        _ => return Err(format!("{url}: {host} is no host")),
+    }
+    let page = page.replace("${__value.raw}", "ann");
+    if page.contains("${") {
+        return Err(format!("{url} asks for what may be everybody"));
+    }
+    Ok(format!("/{page}"))
+}
+
+/// Every link of a dashboard, and the panel it stands in.
+fn links(board: &Dashboard) -> Vec<(Option<&Value>, &str)> {
+    let own = list(&board.json["links"]).iter().map(|link| (None, text(&link["url"])));
+    let mut all: Vec<_> = own.collect();
+    for panel in board.panels() {
+        let fields = list(&panel["fieldConfig"]["overrides"]).iter();
+        let properties = fields.flat_map(|field| list(&field["properties"]));
+        let links = properties.flat_map(|property| list(&property["value"]));
+        all.extend(links.map(|link| (Some(panel), text(&link["url"]))));
+    }
+    all
+}
+
+#[test]
+fn a_link_to_the_program_is_one_host_from_the_start() {
+    let board = dashboards::all().into_iter().find(|board| board.file == "user.json").expect("a board");
+    let mut table = board.panels().find(|panel| panel["type"] == "table").expect("a table").clone();
+    let row = "http://${__data.fields.instance}/history?user=${__value.raw}";
+    assert_eq!(program_page(&board, Some(&table), row).as_deref(), Ok("/history?user=ann"));
+    assert_eq!(program_page(&board, None, "http://${prober:raw}/").as_deref(), Ok("/"));
+    for url in [
+        "http://${instance:raw}/",
+        "http://${prober}/",
+        "http://${none:raw}/",
+        "http://${prober:raw}/history?user=${user:raw}",
+        row,
+        "/history",
+    ] {
+        assert!(program_page(&board, None, url).is_err(), "{url}");
+    }
+    table["transformations"][0]["options"]["excludeByName"]["instance"] = json!(true);
+    assert!(program_page(&board, Some(&table), row).is_err());
+}
+
 #[test]
 fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
     let boards = dashboards::all();
@@ -160,12 +231,7 @@ fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
     let serving = world.serve();
     let mut pages = 0;
     for board in &boards {
-        let of_fields = board.panels().flat_map(|panel| list(&panel["fieldConfig"]["overrides"]));
-        let of_fields = of_fields
-            .flat_map(|field| list(&field["properties"]))
-            .flat_map(|property| list(&property["value"]));
-        for link in list(&board.json["links"]).iter().chain(of_fields) {
-            let url = text(&link["url"]);
+        for (panel, url) in links(board) {
             if let Some(uid) = url.strip_prefix("/d/") {
                 let uid = uid.split('?').next().unwrap_or_default();
                 assert!(
@@ -173,11 +239,10 @@ fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
                     "{}: no dashboard {uid}",
                     board.file
                 );
-            } else {
-                let page = url.strip_prefix("http://").and_then(|rest| Some(rest.split_once('/')?.1));
-                let page = page.unwrap_or_else(|| panic!("{}: {url} leads nowhere", board.file));
-                let page = page.replace("${user:raw}", "ann").replace("${__value.raw}", "ann");
-                assert_eq!(serving.page(&format!("/{page}")).status, 200, "{}: {url}", board.file);
+            } else if !url.is_empty() {
+                let page = program_page(board, panel, url);
+                let page = page.unwrap_or_else(|wrong| panic!("{}: {wrong}", board.file));
+                assert_eq!(serving.page(&page).status, 200, "{}: {url}", board.file);
                 pages += 1;
             }
         }
