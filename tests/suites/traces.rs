@@ -161,6 +161,13 @@ fn a_probe_is_one_span_with_a_child_a_step_and_the_trace_id_that_the_report_name
     );
 }
 
+/// Probes ann once with these variables in the environment.
+fn probe_with(world: &World, variables: &[(&str, &str)]) {
+    let mut command = world.command(&["probe", "ann"]);
+    let output = command.envs(variables.iter().copied()).output().expect("the program");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn of_the_service_each_kind_of_probe_is_a_trace_that_the_history_knows() {
     let world = World::with(&[("ann", "0.0.33")]).configured("[probe]\nstate_interval = \"1s\"\n");
@@ -189,15 +196,53 @@ fn of_the_service_each_kind_of_probe_is_a_trace_that_the_history_knows() {
 #[test]
 fn nothing_is_exported_where_tracing_is_switched_off() {
     let world = World::with(&[("ann", "0.0.33")]);
+    for off in [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+    ] {
+        let collector = Collector::start();
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str());
+        probe_with(&world, &[endpoint, off]);
+        assert!(collector.spans().is_empty(), "something was exported with {off:?}");
+        // The same without it is exported.
+        probe_with(&world, &[endpoint, (off.0, "")]);
+        assert!(!collector.spans().is_empty(), "nothing was exported without {off:?}");
+    }
+}
+
+#[test]
+fn the_service_is_called_as_the_environment_says() {
+    let world = World::with(&[("ann", "0.0.33")]);
     let collector = Collector::start();
-    let output = world
-        .command(&["probe", "ann"])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint)
-        .env("OTEL_SDK_DISABLED", "true")
-        .output()
-        .expect("the program");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(collector.spans().is_empty(), "something was exported");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str());
+    probe_with(&world, &[endpoint, ("OTEL_SERVICE_NAME", "prober-of-host-a")]);
+    let services = collector.services();
+    assert!(
+        services.len() == 1 && services.iter().all(|name| name.contains("\"prober-of-host-a\"")),
+        "{services:?}"
+    );
+}
+
+#[test]
+fn an_endpoint_for_traces_alone_is_taken_as_it_stands_and_before_the_common_one() {
+    let world = World::with(&[("ann", "0.0.33")]);
+    let (traces, common) = (Collector::start(), Collector::start());
+    let address = format!("{}/v1/traces", traces.endpoint);
+    probe_with(
+        &world,
+        &[
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &address),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &common.endpoint),
+        ],
+    );
+    assert!(traces.spans().iter().any(|span| span.name == "handshake"), "nothing came");
+    assert!(common.spans().is_empty(), "it went to the common endpoint");
+    // It is enough by itself.
+    let alone = Collector::start();
+    let address = format!("{}/v1/traces", alone.endpoint);
+    probe_with(&world, &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &address)]);
+    assert!(!alone.spans().is_empty(), "nothing came");
 }
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
