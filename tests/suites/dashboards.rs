@@ -253,6 +253,23 @@ fn dashboards_link_to_each_other_and_to_pages_that_the_program_has() {
 }
 
 #[test]
+fn every_picture_is_shown_and_every_one_that_is_shown_is_there() {
+    let folder = fs::read_dir(root().join("dashboards/pictures")).expect("a folder");
+    let there: BTreeSet<String> =
+        folder.filter_map(Result::ok).map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    let readme = fs::read_to_string(root().join("README.md")).expect("readable");
+    // In Markdown, or as an image with a width.
+    let shown = |before: &str, end: char| -> Vec<String> {
+        let before = format!("{before}dashboards/pictures/");
+        let found = readme.split(&before).skip(1);
+        found.filter_map(|rest| Some(rest.split_once(end)?.0.to_owned())).collect()
+    };
+    let shown: BTreeSet<String> = shown("](", ')').into_iter().chain(shown("<img src=\"", '"')).collect();
+    assert_eq!(shown, there);
+    assert!(there.len() >= 4, "status page and candidate, phone, light and dark");
+}
+
+#[test]
 fn grafana_knows_every_key() {
     if tools::find("python3").is_none() {
         return;

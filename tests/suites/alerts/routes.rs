@@ -121,6 +121,39 @@ fn every_alert_that_the_inhibitions_name_exists() {
     }
 }
 
+/// Whoever copies only these lines gets the rules as they are meant.
+#[test]
+fn the_guides_give_prometheus_the_intervals_that_the_rules_are_written_for() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("readable");
+    let yaml = |text: &str| -> Value { serde_yaml_ng::from_str(text).expect("YAML") };
+    let ours = yaml(&read("deploy/prometheus/prometheus.yml"));
+    let guide = read("deploy/README.md");
+    let snippet = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let readme = read("README.md");
+    let lines = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("    global: "))
+        .take_while(|line| !line.is_empty());
+    let shown: Vec<&str> = lines.filter_map(|line| line.strip_prefix("    ")).collect();
+    for (place, config) in [("deploy/README.md", yaml(snippet)), ("README.md", yaml(&shown.join("\n")))] {
+        for interval in ["scrape_interval", "evaluation_interval"] {
+            assert_eq!(config["global"][interval], ours["global"][interval], "{interval} in {place}");
+        }
+        assert_eq!(config["scrape_configs"][0], ours["scrape_configs"][0], "{place}");
+    }
+}
+
+#[test]
+fn the_switch_that_keeps_exemplars_is_named_and_is_one_that_prometheus_has() {
+    for place in ["README.md", "deploy/README.md", "deploy/prometheus/prometheus.yml"] {
+        let text = std::fs::read_to_string(root().join(place)).expect("readable");
+        assert!(text.contains("--enable-feature=exemplar-storage"), "{place}");
+    }
+    let Some(prometheus) = tools::find("prometheus") else { return };
+    let help = said(&prometheus, &["--help"], &[]);
+    assert!(help.contains("exemplar-storage"), "{help}");
+}
+
 type Labels = BTreeMap<String, String>;
 
 /// An alert as it comes to Alertmanager, about ann where it is about a user.
