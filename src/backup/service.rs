@@ -2,8 +2,6 @@
 //! has stopped and started: t3 takes up to a minute to stop, and accepts connections before it answers them
 //! (CONTRACT §9).
 
-use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,8 +18,8 @@ use crate::outcome::{Failure, Reason};
 use crate::t3::Instance;
 use crate::t3::http::{Client, Proof};
 use crate::t3::session;
+use crate::t3::state::holders::Files;
 use crate::t3::state::server::Server;
-use crate::t3::state::stamp::beside;
 use crate::t3::trace::TraceContext;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -140,9 +138,9 @@ impl Service<'_> {
         if let Server::Running { pid, .. } = Server::of(&self.instance.database()) {
             return Some(format!("its process {pid} still runs"));
         }
-        let instance = self.instance.clone();
-        let holders = tokio::task::spawn_blocking(move || holders(&instance)).await.unwrap_or_default();
-        holders.first().map(|pid| format!("process {pid} still has the database open"))
+        let files = Files::of(&self.instance.database());
+        let holder = tokio::task::spawn_blocking(move || files.holders().next()).await.ok().flatten();
+        holder.map(|pid| format!("process {pid} still has the database open"))
     }
 
     async fn run(&self, verb: &str, command: &[String], limit: Duration) -> Result<(), Failure> {
@@ -209,24 +207,6 @@ pub async fn answers(instance: &Instance, limit: Duration) -> Result<(), Failure
             Err(_) => sleep(LOOK_AGAIN).await,
         }
     }
-}
-
-/// Processes that have the database or its WAL open; of other users only root sees them.
-fn holders(instance: &Instance) -> Vec<i32> {
-    let database = instance.database();
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let files: HashSet<_> = [database.clone(), beside(&database, "-wal"), beside(&database, "-shm")]
-        .iter()
-        .filter_map(|path| std::fs::metadata(path).ok().map(identity))
-        .collect();
-    let holds = |process: &Process| {
-        let Ok(open) = std::fs::read_dir(format!("/proc/{}/fd", process.pid)) else { return false };
-        open.flatten().any(|file| {
-            std::fs::metadata(file.path()).is_ok_and(|metadata| files.contains(&identity(metadata)))
-        })
-    };
-    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
-    processes.flatten().filter(holds).map(|process| process.pid).collect()
 }
 
 /// Whether we run below the instance's own process, as an agent of its user does: stopping it would stop us half-way.

@@ -3,7 +3,6 @@
 //! found out by then, nobody is cut off for it.
 
 use std::collections::HashSet;
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use procfs::process::Process;
 
 use crate::t3::Instance;
+use crate::t3::state::holders::Files;
 use crate::t3::state::server::Server;
-use crate::t3::state::stamp::beside;
 
 /// Whoever is seen so often keeps it open; a command that a user runs is gone by then.
 const LOOKS: usize = 4;
@@ -41,28 +40,15 @@ pub async fn holder(instance: &Instance) -> Option<String> {
     Some(format!("process {pid} ({})", name.as_deref().unwrap_or("?")))
 }
 
-/// Of other users only root sees them.
 fn found(database: &Path) -> HashSet<i32> {
-    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let mut files = HashSet::new();
-    for suffix in ["", "-wal", "-shm"] {
-        files.extend(std::fs::metadata(beside(database, suffix)).ok().map(identity));
-    }
     let server = match Server::of(database) {
         Server::Running { pid, .. } => Some(pid),
         _ => None,
     };
-    let program = |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).ok().map(identity);
+    let program =
+        |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).ok().map(|it| (it.dev(), it.ino()));
     // Snapshots and looks of ours come to their end, and are waited for.
     let ours = std::process::id().try_into().ok().and_then(program);
-    let holds = |pid: i32| {
-        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        open.flatten().any(|file| {
-            std::fs::metadata(file.path()).is_ok_and(|metadata| files.contains(&identity(metadata)))
-        })
-    };
-    let Ok(processes) = procfs::process::all_processes() else { return HashSet::new() };
-    let pids = processes.flatten().map(|process| process.pid);
-    pids.filter(|pid| Some(*pid) != server && holds(*pid) && (ours.is_none() || program(*pid) != ours))
-        .collect()
+    let is_ours = |pid: i32| ours.is_some() && program(pid) == ours;
+    Files::of(database).holders().filter(|pid| Some(*pid) != server && !is_ours(*pid)).collect()
 }

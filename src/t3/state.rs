@@ -14,6 +14,7 @@ use crate::outcome::{Failure, Reason};
 pub mod activity;
 pub mod auth;
 pub mod fingerprint;
+pub mod holders;
 pub mod reader;
 pub mod server;
 pub mod stamp;

@@ -1,7 +1,6 @@
 //! Whether a server runs on a base directory and since when, as its `server-runtime.json` says. The file is removed on
 //! a clean exit and stale after a kill, so its process is looked at (CONTRACT §8, §14.21).
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +8,7 @@ use procfs::process::Process;
 use serde::Deserialize;
 
 use super::super::small_file;
+use super::holders::Files;
 use crate::outcome::utc;
 
 /// t3 writes about a hundred bytes.
@@ -64,16 +64,9 @@ fn is_that_server(runtime: &Runtime, owner: u32, database: &Path) -> bool {
         let began = SystemTime::UNIX_EPOCH + Duration::from_secs(began);
         // A clock that was set forward since moves the begin of every process behind what was written then; what has the
         // database open is its server whatever the clock says.
-        Some(began <= runtime.started_at + SLACK || has_open(&process, database))
+        Some(began <= runtime.started_at + SLACK || Files::of(database).are_open_in(runtime.pid))
     };
     look().unwrap_or(false)
-}
-
-fn has_open(process: &Process, database: &Path) -> bool {
-    let identity = |file: std::fs::Metadata| (file.dev(), file.ino());
-    let Ok(database) = std::fs::metadata(database).map(identity) else { return false };
-    let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten();
-    open.filter_map(|file| std::fs::metadata(file.path()).ok()).any(|file| identity(file) == database)
 }
 
 #[cfg(test)]
