@@ -175,6 +175,34 @@ impl Pauses {
     }
 }
 
+/// Pauses a user for work of ours on their instance, where nobody has paused them already. It ends by itself, and what
+/// keeps it from being written keeps nobody from working.
+pub fn for_work(path: &Path, user: &str, length: Duration, reason: &str) {
+    let now = SystemTime::now();
+    let changed = Pause::new(Some(user.to_owned()), now, length, reason).and_then(|pause| {
+        Pauses::change(path, now, |pauses| {
+            if !pauses.is_paused(user, now) {
+                pauses.add(pause);
+            }
+        })
+    });
+    if let Err(error) = changed {
+        tracing::warn!(user, error = &error as &dyn std::error::Error, "alerts are not paused");
+    }
+}
+
+/// Ends it where it is that one.
+pub fn work_is_over(path: &Path, user: &str, reason: &str) {
+    let now = SystemTime::now();
+    let changed = Pauses::change(path, now, |pauses| {
+        let ours = pauses.of(user, now).is_some_and(|pause| pause.user.is_some() && pause.reason == reason);
+        ours && pauses.remove(Some(user))
+    });
+    if let Err(error) = changed {
+        tracing::warn!(user, error = &error as &dyn std::error::Error, "the pause ends by itself");
+    }
+}
+
 /// What `serve` keeps: the pauses as last read, and by what it sees that the file changed.
 pub struct PauseFile {
     path: PathBuf,

@@ -80,6 +80,7 @@ impl Restore<'_> {
         let untouched = |step| move |failure| NotRestored { step, failure, former: Former::Untouched };
         let _in_use = self.snapshot.in_use().map_err(untouched(RestoreStep::Verify))?;
         let manifest = self.verified(hands).await.map_err(untouched(RestoreStep::Verify))?;
+        self.goes_on().map_err(untouched(RestoreStep::Check))?;
         let place = self.checked(&manifest).map_err(untouched(RestoreStep::Check))?;
         let tree = Tree::new(self.section, &self.instance.name);
         if let Some(journal) = Journal::read(&tree).map_err(untouched(RestoreStep::Check))? {
@@ -122,20 +123,28 @@ impl Restore<'_> {
         login: impl AsyncFnOnce(&Instance) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let moved = |error: std::io::Error| moving(place, &error);
+        self.goes_on()?;
         journal.reach(RestoreStep::Stop)?;
         service.stop().await?;
+        self.goes_on()?;
         journal.reach(RestoreStep::PutAside)?;
         place.put_aside(&journal.names.aside).map_err(moved)?;
         journal.reach(RestoreStep::Place)?;
         place.put_in_place(&journal.names.copy).map_err(moved)?;
         journal.reach(RestoreStep::Start)?;
         service.start().await?;
+        self.goes_on()?;
         journal.reach(RestoreStep::Prove)?;
         login(self.instance).await?;
         journal.end()?;
         // There was nothing to put aside.
         place.remove_aside(&journal.names.aside);
         Ok(())
+    }
+
+    /// Whether whoever wants it still does.
+    fn goes_on(&self) -> Result<(), Failure> {
+        self.by_hand.as_ref().map_or(Ok(()), ByHand::goes_on)
     }
 
     /// The snapshot, found to be whole just now. Where it was verified before it is enough that no byte has changed, and a
@@ -243,7 +252,7 @@ async fn undo(journal: &mut Journal, place: &Place, service: &Service<'_>) -> Fo
     if let Err(failure) = put_back.await {
         return Former::Lost { failure, aside: place.shown(&journal.names.aside) };
     }
-    if step == RestoreStep::Stop && service.is_up().await {
+    if step < RestoreStep::Stop || (step == RestoreStep::Stop && service.is_up().await) {
         return Former::Untouched;
     }
     let since = place.has(&since).then(|| place.shown(&since));

@@ -169,10 +169,14 @@ impl Service<'_> {
 }
 
 impl ByHand<'_> {
+    pub fn goes_on(&self) -> Result<(), Failure> {
+        if self.given_up.is_cancelled() { Err(given_up()) } else { Ok(()) }
+    }
+
     async fn wait(&self, done: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
         tokio::select! {
             done = done => done,
-            () = self.given_up.cancelled() => Err(Failure::new(Reason::Timeout, "it was given up")),
+            () = self.given_up.cancelled() => Err(given_up()),
         }
     }
 
@@ -180,6 +184,10 @@ impl ByHand<'_> {
     pub fn anew(&self) -> Self {
         Self { ask: self.ask, given_up: CancellationToken::new() }
     }
+}
+
+fn given_up() -> Failure {
+    Failure::new(Reason::Timeout, "it was given up")
 }
 
 /// A server that a script started may have been adopted by us, as everything is that a user's child leaves behind. To

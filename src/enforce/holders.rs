@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use procfs::process::Process;
+use tokio::net::TcpStream;
 
 use crate::t3::Instance;
 use crate::t3::state::holders::Files;
@@ -19,6 +20,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The process that keeps a database open, by number and name.
 pub async fn holder(instance: &Instance) -> Option<String> {
+    let is_running = matches!(Server::of(&instance.database()), Server::Running { .. });
+    if !is_running && TcpStream::connect(("127.0.0.1", instance.port)).await.is_ok() {
+        // Which process is the t3 that listens cannot be told, and nobody is asked to end that.
+        return None;
+    }
     let mut same: Option<HashSet<i32>> = None;
     for look in 0..LOOKS {
         if look > 0 {

@@ -1,7 +1,7 @@
 //! What is done to one user's instance: stopped, copied, linked, started, proven, and all of it back. Every step is in
 //! the journal before it is done and can be done again, so a run that was killed is carried on by the next.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use procfs::process::Process;
 
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::helper::Rightful;
 use crate::inventory::Target;
 use crate::outcome::{Deferral, Failure, Outcome, Reason, Run};
-use crate::pause::{Pause, Pauses};
+use crate::pause;
 use crate::probe::instance_of;
 use crate::t3::Instance;
 use crate::t3::access::Access;
@@ -128,31 +128,13 @@ impl Moves<'_> {
     /// Keeps alerts quiet about a user until `resume`, and by itself ends soon after the longest that this can take. A
     /// pause that an operator made stays as it is.
     fn pause(&self, user: &str) {
-        let now = SystemTime::now();
         let length = (self.service.stop_timeout + self.service.start_timeout) * 2 + self.service.take_timeout;
         let length = length.clamp(Duration::from_secs(60), Duration::from_secs(24 * 3600));
-        let changed = Pause::new(Some(user.to_owned()), now, length, PAUSE).and_then(|pause| {
-            Pauses::change(&self.pauses(), now, |pauses| {
-                if !pauses.is_paused(user, now) {
-                    pauses.add(pause);
-                }
-            })
-        });
-        if let Err(error) = changed {
-            tracing::warn!(user, error = &error as &dyn std::error::Error, "alerts are not paused");
-        }
+        pause::for_work(&self.pauses(), user, length, PAUSE);
     }
 
     fn resume(&self, user: &str) {
-        let now = SystemTime::now();
-        let changed = Pauses::change(&self.pauses(), now, |pauses| {
-            let ours =
-                pauses.of(user, now).is_some_and(|pause| pause.user.is_some() && pause.reason == PAUSE);
-            ours && pauses.remove(Some(user))
-        });
-        if let Err(error) = changed {
-            tracing::warn!(user, error = &error as &dyn std::error::Error, "the pause ends by itself");
-        }
+        pause::work_is_over(&self.pauses(), user, PAUSE);
     }
 
     fn pauses(&self) -> std::path::PathBuf {

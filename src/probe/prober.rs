@@ -122,6 +122,11 @@ impl Shared {
         survive(Kind::State, Step::Database, trigger, instance, work).await
     }
 
+    /// A snapshot was put back.
+    pub fn replaced(&self) {
+        self.access.replaced();
+    }
+
     /// One handshake now, unless it is known beforehand that none may or can be made.
     pub async fn handshake(
         &self,

@@ -122,6 +122,7 @@ impl Task {
                         wanted = Some(Trigger::Demand);
                     }
                     Some(Order::Restored) => {
+                        self.shared.replaced();
                         self.restored = looking.is_some();
                         self.state.restored();
                         state_due = Instant::now();

@@ -148,8 +148,8 @@ impl Found {
                     count,
                     version: version.map(str::to_owned),
                 };
-                // What is not told goes on, except at the end: whoever is not there any more runs nothing.
-                let is_changed = now != told && (!now.is_empty() || index == minutes.count);
+                // What is not told goes on: a host that is not scraped has brought nobody back, and what failed on it did.
+                let is_changed = now != told && !now.is_empty();
                 if is_changed {
                     logins.push(login(false, 0, Some(now)));
                     told = now;
@@ -296,12 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn who_was_brought_back_or_is_gone_does_not_run_it() {
+    fn who_was_brought_back_does_not_run_it_and_who_is_not_seen_any_more_does() {
         let failed = || vec![tried("ok", 0..=29), tried("failed", 30..=60)];
         let back = vec![ran("0.0.26", 0..=29), ran("0.0.33", 30..=58), ran("0.0.26", 59..=60)];
         assert_eq!(judged(back, failed()).basis, Basis::NotInUse);
         let gone = vec![ran("0.0.26", 0..=29), ran("0.0.33", 30..=58)];
-        assert_eq!(judged(gone, failed()).basis, Basis::NotInUse);
+        assert_eq!(judged(gone, failed()).basis, Basis::ConsecutiveLimit);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod helper;
 pub mod wire;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::helper::Way;
@@ -33,7 +34,17 @@ pub enum Access {
 
 /// The helper's last look at everybody: one request a round serves all users whose look is due in it.
 #[derive(Default)]
-pub struct Round(Mutex<Option<(Instant, Result<Inspections, NotDone>)>>);
+pub struct Round {
+    last: Mutex<Option<Looked>>,
+    /// How often a database was replaced since we began: what was seen before the last time is not shown any more.
+    replaced: AtomicU64,
+}
+
+struct Looked {
+    at: Instant,
+    replaced: u64,
+    found: Result<Inspections, NotDone>,
+}
 
 impl Access {
     /// Our own hands; `keepers` is the directory of the administrative sessions.
@@ -125,26 +136,35 @@ impl Access {
         interval: Duration,
         limit: Duration,
     ) -> Result<Inspection, NotDone> {
-        let Self::Helper(helper, Round(round)) = self else { return self.inspect(instance, limit).await };
-        let mut round = round.lock().await;
+        let Self::Helper(helper, round) = self else { return self.inspect(instance, limit).await };
+        let mut last = round.last.lock().await;
+        let replaced = round.replaced.load(Ordering::Relaxed);
         // Whoever comes between two rounds, being new, is shown what is not older than half of one.
-        if round.as_ref().is_none_or(|(at, _)| at.elapsed() >= interval / 2) {
+        let is_recent = |looked: &Looked| looked.replaced == replaced && looked.at.elapsed() < interval / 2;
+        if !last.as_ref().is_some_and(is_recent) {
             let request = Request::Inspect { user: None, limit: EVERYBODY };
             let found = helper.ask(&request).await;
-            *round = Some((Instant::now(), found));
+            *last = Some(Looked { at: Instant::now(), replaced, found });
         }
         // What keeps the helper from answering is everybody's answer: asked for each alone it would last for as many times
         // as there are users.
-        let found = match round.as_ref() {
-            Some((_, Err(why))) => return Err(why.clone()),
-            Some((_, Ok(found))) => found.get(&instance.name).cloned(),
+        let found = match last.as_ref().map(|looked| &looked.found) {
+            Some(Err(why)) => return Err(why.clone()),
+            Some(Ok(found)) => found.get(&instance.name).cloned(),
             None => None,
         };
-        drop(round);
+        drop(last);
         match found {
             Some(found) => found,
             // Who is not in it learns the reason for themselves.
             None => self.inspect(instance, limit).await,
+        }
+    }
+
+    /// A snapshot was put back: what was seen of databases before is out of date.
+    pub fn replaced(&self) {
+        if let Self::Helper(_, round) = self {
+            round.replaced.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -236,10 +256,13 @@ mod tests {
             }
             let why = access.inspect_in_round(&instance("cid"), ROUND, ROUND).await.expect_err("not mapped");
             assert!(why.detail().contains("did not look at cid"), "{why}");
+            // What is older than a restore is not shown.
+            access.replaced();
+            assert!(access.inspect_in_round(&instance("ann"), ROUND, ROUND).await.is_ok());
             // The round is over at once.
             assert!(access.inspect_in_round(&instance("ann"), Duration::ZERO, ROUND).await.is_ok());
         };
         let (asked, ()) = tokio::join!(serve, ask);
-        assert_eq!(asked, [None, Some("cid".to_owned()), None]);
+        assert_eq!(asked, [None, Some("cid".to_owned()), None, None]);
     }
 }

@@ -208,7 +208,8 @@ fn each_command_shows_step_and_reason(world: &World, room: &ControlRoom, expecte
         let label = |name: &str| notice.labels[name].as_str().unwrap_or_default().to_owned();
         // A text about the inventory leads to the check, which speaks of places and not of probes.
         let words = if command == "t3-prober check" {
-            vec![user.clone()]
+            let contradiction = if alert == "T3LoginWithheld" { "[shared_port]" } else { "" };
+            vec![user.clone(), label("finding"), contradiction.to_owned()]
         } else {
             vec![user.clone(), label("step"), label("reason")]
         };

@@ -31,7 +31,13 @@ pub struct Journal {
     pub began: SystemTime,
     pub(super) names: Names,
     /// Whether there was a database when it began.
+    #[serde(default = "mostly")]
     pub(super) had: bool,
+}
+
+/// Journals of versions that did not say.
+fn mostly() -> bool {
+    true
 }
 
 impl Journal {

@@ -17,6 +17,7 @@ use crate::enforce::lock::{self, Lock};
 use crate::outcome::{
     BackupAct, BackupFailure, BackupRun, Ended, Failure, Outcome, Reason, RestoreStep, Run, Trigger,
 };
+use crate::pause;
 use crate::probe::handshake::Leftovers;
 use crate::probe::instance_of;
 use crate::probe::prober::{Known, Shared};
@@ -27,11 +28,15 @@ use crate::t3::schema::SchemaLevel;
 use crate::t3::state::fingerprint::Fingerprint;
 use crate::t3::version::Version;
 
+/// Why a user is paused while a snapshot is put back, and for how long at most.
+const PAUSE: &str = "a snapshot is put back";
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Whose
     user: String,
-    /// Which snapshot, by its name in `backup list` [default: the newest that is verified]
+    /// Which snapshot, by its name in `backup list` [default: the newest that is proven, else the newest verified]
     #[arg(long, value_name = "NAME", conflicts_with = "auth_only")]
     from: Option<String>,
     /// Make only the authentication tables anew, where that is enough: no history is lost, the instance goes on
@@ -61,6 +66,9 @@ pub async fn run(args: Args, config: &Config) -> anyhow::Result<ExitCode> {
     } else {
         let by_hand = ByHand { ask: &ask, given_up: CancellationToken::new() };
         let given_up = by_hand.given_up.clone();
+        if !args.yes {
+            return full(&args, config, &instance, version, by_hand).await;
+        }
         tokio::select! {
             done = full(&args, config, &instance, version, by_hand) => done,
             insisted = insisted(&given_up) => {
@@ -192,6 +200,9 @@ async fn full(
         return Ok(dry());
     }
     let clock = Instant::now();
+    // What is seen of the database meanwhile is announced.
+    let pauses = config.state_dir.join("pauses.json");
+    pause::for_work(&pauses, &instance.name, LONGEST, PAUSE);
     let (section, by_hand) = (&config.backup, Some(by_hand));
     let restore = Restore { section, instance, snapshot: &snapshot, version, now, by_hand };
     let mut how = String::new();
@@ -201,6 +212,7 @@ async fn full(
             Ok(())
         })
         .await;
+    pause::work_is_over(&pauses, &instance.name, PAUSE);
     let failure = match restored {
         Ok(restored) => {
             println!("{}: restored; {how}; {}", instance.name, holds(&hands, instance).await);

@@ -5,10 +5,15 @@ use crate::support::world::{World, replace, wait_for};
 
 /// Replaces one of the two commands by one that kills the program that runs it.
 fn deadly(world: &World, key: &str) -> String {
+    instead(world, key, "kill -9 $PPID")
+}
+
+/// Replaces one of the two commands by another one; answers the configuration as it was.
+fn instead(world: &World, key: &str, script: &str) -> String {
     let path = world.path("config.toml");
     let config = std::fs::read_to_string(&path).expect("the configuration");
     let deadly = |line: &str| match line.starts_with(key) {
-        true => format!("{key} = [\"sh\", \"-c\", \"kill -9 $PPID\"]"),
+        true => format!("{key} = [\"sh\", \"-c\", \"{script}\"]"),
         false => line.to_owned(),
     };
     replace(&path, &config.lines().map(|line| deadly(line) + "\n").collect::<String>());
@@ -58,4 +63,20 @@ fn a_restore_that_is_killed_with_the_snapshot_in_place_is_undone_before_the_next
     );
     assert_eq!((messages(&world, "ann"), events(&world, "ann")), (54, 193));
     wait_for("somebody to log in", || (world.probe("ann").exit == 0).then_some(()));
+}
+
+#[test]
+fn whoever_gives_up_while_a_command_stops_the_instance_has_it_started_again_as_it_was() {
+    let Some(world) = world(&["ann"]) else { return };
+    ok(&world, &["backup", "take", "ann"]);
+    add_project(&world, "ann");
+    let now = events(&world, "ann");
+    let stop = format!("kill -INT $PPID; exec {} stop ann", world.path("supervisor").display());
+    instead(&world, "stop_command", &stop);
+    let _supervised = Supervised(&world, "ann");
+    let said = run(&world, &["backup", "restore", "ann", "--yes"]);
+    assert_eq!(said.exit, 1, "{}", said.text);
+    let wanted = "not restored: stop: it was given up; the former state is back in its place";
+    assert!(said.text.contains("told to stop") && said.text.contains(wanted), "{}", said.text);
+    assert_eq!((world.probe("ann").exit, events(&world, "ann")), (0, now));
 }
