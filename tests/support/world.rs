@@ -17,7 +17,7 @@ use super::free_port::free_port;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_t3-prober");
 /// What has not happened by then does not happen; far beyond what a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub struct World {
     dir: TempDir,
